@@ -1,0 +1,4 @@
+"""The wire: megaflow.proto with its generated stubs, and the codecs of values, space definitions and errors.
+
+No sockets and no environments here: what these modules know is bytes.
+"""

@@ -2,3 +2,6 @@
 
 No sockets and no environments here: what these modules know is bytes.
 """
+
+# Raised when an older peer could no longer understand a newer one.
+PROTOCOL_VERSION = 1

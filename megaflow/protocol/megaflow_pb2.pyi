@@ -86,16 +86,20 @@ class OpenSessionRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., agent: _Optional[_Union[AgentSpec, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ...) -> None: ...
 
 class Maker(_message.Message):
-    __slots__ = ("id", "env_spec", "code", "kwargs")
+    __slots__ = ("id", "env_spec", "code", "kwargs", "kwargs_code", "known_as")
     ID_FIELD_NUMBER: _ClassVar[int]
     ENV_SPEC_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     KWARGS_FIELD_NUMBER: _ClassVar[int]
+    KWARGS_CODE_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_AS_FIELD_NUMBER: _ClassVar[int]
     id: str
     env_spec: str
     code: str
     kwargs: bytes
-    def __init__(self, id: _Optional[str] = ..., env_spec: _Optional[str] = ..., code: _Optional[str] = ..., kwargs: _Optional[bytes] = ...) -> None: ...
+    kwargs_code: str
+    known_as: str
+    def __init__(self, id: _Optional[str] = ..., env_spec: _Optional[str] = ..., code: _Optional[str] = ..., kwargs: _Optional[bytes] = ..., kwargs_code: _Optional[str] = ..., known_as: _Optional[str] = ...) -> None: ...
 
 class EnvironmentSpec(_message.Message):
     __slots__ = ("makers", "wrappers", "num_envs", "vectorization_mode", "autoreset_mode", "observation_mode", "single_observation_space", "import_paths")
@@ -242,6 +246,16 @@ class CloseShardRequest(_message.Message):
 class CloseShardResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerEvent(_message.Message):
+    __slots__ = ("closed_shard_id",)
+    CLOSED_SHARD_ID_FIELD_NUMBER: _ClassVar[int]
+    closed_shard_id: str
+    def __init__(self, closed_shard_id: _Optional[str] = ...) -> None: ...
 
 class ClientFrame(_message.Message):
     __slots__ = ("attach", "request", "chunk")

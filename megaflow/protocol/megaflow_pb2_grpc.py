@@ -346,6 +346,11 @@ class WorkerStub(object):
                 request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseShardRequest.SerializeToString,
                 response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseShardResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/megaflow.v1.Worker/Watch',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.WatchRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.WorkerEvent.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer(object):
@@ -370,6 +375,13 @@ class WorkerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """What happens to shards without the gateway's doing, for as long as the worker lives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -387,6 +399,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.CloseShard,
                     request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseShardRequest.FromString,
                     response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseShardResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.WatchRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.WorkerEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -471,6 +488,33 @@ class Worker(object):
             '/megaflow.v1.Worker/CloseShard',
             megaflow_dot_protocol_dot_megaflow__pb2.CloseShardRequest.SerializeToString,
             megaflow_dot_protocol_dot_megaflow__pb2.CloseShardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/megaflow.v1.Worker/Watch',
+            megaflow_dot_protocol_dot_megaflow__pb2.WatchRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.WorkerEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,48 @@
+"""megaflow: environments, agents and models that run somewhere else, as if they were local."""
+
+import os as _os
+
+# Before anything imports gRPC, which reads it once: see transport/channels.py on forks.
+_os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+
+from megaflow.client import Client, EnvironmentInfo, make, make_vec  # noqa: E402
+from megaflow.env import RemoteEnv  # noqa: E402
+from megaflow.errors import (  # noqa: E402
+    DeadlineExceeded,
+    EnvironmentFailed,
+    FailedPrecondition,
+    InvalidArgument,
+    MegaflowError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    SessionLost,
+    Superseded,
+    Unauthenticated,
+    Unavailable,
+)
+from megaflow.registration import register_remote as _register_remote  # noqa: E402
+from megaflow.vector import RemoteVectorEnv  # noqa: E402
+
+__all__ = [
+    "Client",
+    "DeadlineExceeded",
+    "EnvironmentFailed",
+    "EnvironmentInfo",
+    "FailedPrecondition",
+    "InvalidArgument",
+    "MegaflowError",
+    "NotFound",
+    "PermissionDenied",
+    "RemoteEnv",
+    "RemoteVectorEnv",
+    "ResourceExhausted",
+    "SessionLost",
+    "Superseded",
+    "Unauthenticated",
+    "Unavailable",
+    "make",
+    "make_vec",
+]
+
+_register_remote()

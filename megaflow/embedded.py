@@ -1,0 +1,192 @@
+"""The local server behind `server=None`: started on first use, shared by forks and spawned children, and
+gone when the last of them is, however it ends.
+
+The server watches two kinds of holds: the pipe to its standard input, which the process that started it and
+all its forks keep open, and connections to its `lifetime.sock`, which spawned children make. When no hold
+is left, it ends and removes its folder. Nothing needs to run in a dying client for that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megaflow.code import CodeFolder
+from megaflow.errors import Unavailable
+
+# Names the folder of a running embedded server, for spawned children.
+FOLDER_VARIABLE = "MEGAFLOW_EMBEDDED"
+SERVER_VARIABLE = "MEGAFLOW_SERVER"
+
+# Seconds that a process waits at its end for the server to clean up.
+_EXIT_WAIT = 3.0
+
+_START = (
+    "import json, sys; config = json.loads(sys.stdin.buffer.readline()); "
+    "sys.path[:] = config['import_paths']; from megaflow_server.embedded import main; main(config)"
+)
+
+
+def configured_server() -> str | None:
+    """`$MEGAFLOW_SERVER`, or None where it is unset or empty."""
+    return os.environ.get(SERVER_VARIABLE) or None
+
+
+@dataclass
+class EmbeddedServer:
+    """A running embedded server, and what keeps it running."""
+
+    folder: Path
+    # The hold: the server's standard input where this process started it, else a lifetime connection.
+    process: subprocess.Popen[bytes] | None = None
+    connection: socket.socket | None = None
+    owner: int = field(default_factory=os.getpid)
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.folder / 'gateway.sock'}"
+
+    @property
+    def store(self) -> CodeFolder:
+        return CodeFolder(self.folder / "code")
+
+    def alive(self) -> bool:
+        """Whether the server still runs, as far as can be told without asking it."""
+        if self.process is not None and self.owner == os.getpid():
+            return self.process.poll() is None
+        if self.connection is not None:
+            try:
+                return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+        return (self.folder / "gateway.sock").exists()
+
+
+_lock = threading.Lock()
+_server: EmbeddedServer | None = None
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held the lock; the hold itself is inherited.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def ensure() -> EmbeddedServer:
+    """The embedded server of this process and its relatives, started where there is none.
+
+    Raises Unavailable with what the server printed where it does not start.
+    """
+    global _server
+    with _lock:
+        if _server is None or not _server.alive():
+            _server = _join_relative() or _start()
+        return _server
+
+
+def import_paths() -> list[str]:
+    """This process's import paths, absolute, as its workers should see them."""
+    return [os.path.abspath(path) if path == "" else path for path in sys.path]
+
+
+def _join_relative() -> EmbeddedServer | None:
+    """The server that a parent of this process started, held from here on."""
+    name = os.environ.get(FOLDER_VARIABLE)
+    if not name:
+        return None
+    folder = Path(name)
+    if not _is_private(folder):
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(5.0)
+        connection.connect(str(folder / "lifetime.sock"))
+        welcome = connection.recv(1)
+    except OSError:  # it has ended since: start one of our own
+        connection.close()
+        return None
+    if welcome != b"+":
+        connection.close()
+        return None
+    return EmbeddedServer(folder, connection=connection)
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.getuid()
+        and stat.S_IMODE(status.st_mode) == 0o700
+    )
+
+
+def _start() -> EmbeddedServer:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _START],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A Ctrl-C at the terminal is the client's to handle.
+        start_new_session=True,
+        # gRPC's fork handlers are for clients: in a server they would stop every fork of an environment.
+        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    config = {"import_paths": import_paths(), "directory": os.getcwd()}
+    try:
+        process.stdin.write(json.dumps(config).encode() + b"\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+    except BrokenPipeError:
+        answer = b""
+    if not answer:
+        raise _did_not_start(process)
+    process.stdout.close()
+    assert process.stderr is not None
+    process.stderr.close()
+    folder = Path(json.loads(answer)["folder"])
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    server = EmbeddedServer(folder, process=process)
+    atexit.register(_stop, server)
+    return server
+
+
+def _did_not_start(process: subprocess.Popen[bytes]) -> Unavailable:
+    _, printed = process.communicate()
+    return Unavailable(
+        f"the embedded server did not start (exit code {process.returncode}): "
+        f"{printed.decode(errors='replace').strip() or 'it printed nothing'}"
+    )
+
+
+def _stop(server: EmbeddedServer) -> None:
+    """Lets go at the end of the process that started the server, and waits until its folder is gone."""
+    process = server.process
+    if process is None or server.owner != os.getpid():
+        return
+    assert process.stdin is not None
+    process.stdin.close()
+    if os.environ.get(FOLDER_VARIABLE) == str(server.folder):
+        del os.environ[FOLDER_VARIABLE]
+    try:
+        process.wait(timeout=_EXIT_WAIT)
+    except subprocess.TimeoutExpired:
+        # Forked or spawned relatives still hold it; it ends with them. Popen must not warn that it runs.
+        process.returncode = 0

@@ -1,0 +1,64 @@
+"""Frames that are too large for one message travel in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from megaflow.errors import InvalidArgument
+from megaflow.protocol import megaflow_pb2 as pb
+
+# The largest message on the wire, and the largest piece of a frame; bytes.
+CHUNK_BYTES = 64 * 2**20
+# The largest frame, put together again; bytes. Protobuf itself ends at 2 GiB.
+MAX_FRAME_BYTES = 2**31 - 1
+# gRPC's limit on one message: a piece and its envelope.
+MAX_MESSAGE_BYTES = CHUNK_BYTES + 2**16
+
+
+FrameT = TypeVar("FrameT", pb.ClientFrame, pb.ServerFrame)
+
+
+def split(frame: FrameT, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[FrameT]:
+    """The frame itself, or the chunk frames that carry it."""
+    size = frame.ByteSize()
+    if size <= chunk_bytes:
+        yield frame
+        return
+    if size > MAX_FRAME_BYTES:
+        raise InvalidArgument(
+            f"a frame of {size} bytes is over the wire's limit of {MAX_FRAME_BYTES}: "
+            "send fewer or smaller values at once"
+        )
+    data = frame.SerializeToString()
+    for start in range(0, size, chunk_bytes):
+        last = start + chunk_bytes >= size
+        yield type(frame)(chunk=pb.Chunk(data=data[start : start + chunk_bytes], last=last))
+
+
+class Joiner(Generic[FrameT]):
+    """Puts chunked frames together again; passes whole ones on."""
+
+    def __init__(self, frame_type: type[FrameT], *, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._type = frame_type
+        self._max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, frame: FrameT) -> FrameT | None:
+        """The whole frame once its last piece is here, else None."""
+        if frame.WhichOneof("body") != "chunk":
+            if self._pieces:
+                raise InvalidArgument("a whole frame arrived between the pieces of another")
+            return frame
+        self._size += len(frame.chunk.data)
+        if self._size > self._max_bytes:
+            raise InvalidArgument(f"a frame in pieces is over {self._max_bytes} bytes")
+        self._pieces.append(frame.chunk.data)
+        if not frame.chunk.last:
+            return None
+        whole = self._type()
+        whole.ParseFromString(b"".join(self._pieces))
+        self._pieces.clear()
+        self._size = 0
+        return whole

@@ -1,0 +1,57 @@
+# Everything sets itself up: a target that needs an environment makes it, and makes it again when
+# pyproject.toml or its constraints change. Needs Python 3.11 and make.
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+PYTEST_ARGS ?= -n 2 --dist worksteal
+BIN := .venv/bin
+COMPAT := oldest middle
+
+.PHONY: demo test test-compat lint format stubs stubs-check bench venv clean
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py
+
+test: lint
+	MEGAFLOW_TEST_VERSIONS=newest $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-compat: $(COMPAT:%=pytest-%)
+
+pytest-%: .venv-%/installed
+	MEGAFLOW_TEST_VERSIONS=$* .venv-$*/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# grpcio-tools pins protobuf below 6, so the script makes an environment for it and throws it away.
+stubs:
+	$(PYTHON) scripts/generate_stubs.py
+
+stubs-check:
+	$(PYTHON) scripts/generate_stubs.py --check
+
+bench: .venv/installed
+	$(BIN)/megaflow bench vector
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml tests/constraints/newest.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint tests/constraints/newest.txt
+	touch $@
+
+.PRECIOUS: .venv-%/installed
+.venv-%/installed: pyproject.toml tests/constraints/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --editable '.[test]' --constraint tests/constraints/$*.txt
+	touch $@
+
+clean:
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

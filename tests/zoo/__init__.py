@@ -1,0 +1,58 @@
+"""Small deterministic environments, one for each thing that an environment may do.
+
+What belongs here: environments (and one vector class) that need nothing but gymnasium and numpy, draw
+all their randomness from `np_random`, and are registered below under the namespace "zoo"; and
+`lockstep`, which drives two vector environments side by side. Tests and server code do not.
+
+`import zoo` registers them, so that "zoo:zoo/Dict-v0" works in any process that can import this
+package. `SPACE_IDS` are the environments whose observations and actions are of one kind of space.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+from zoo.spaces import KINDS
+
+__all__ = ["SPACE_IDS"]
+
+SPACE_IDS = tuple(f"zoo/{kind}-v0" for kind in KINDS)
+
+_OTHERS = {
+    "Infos": "zoo.infos:InfosEnv",
+    "EveryStepInfos": "zoo.infos:EveryStepInfosEnv",
+    "Scalars": "zoo.scalars:ScalarsEnv",
+    "Differing": "zoo.spaces:DifferingEnv",
+    "Misfit": "zoo.spaces:MisfitEnv",
+    "Raising": "zoo.failures:RaisingEnv",
+    "Unencodable": "zoo.failures:UnencodableEnv",
+    "Killed": "zoo.failures:KilledEnv",
+    "Printing": "zoo.failures:PrintingEnv",
+    "Strict": "zoo.failures:StrictEnv",
+    "Sleeping": "zoo.waiting:SleepingEnv",
+    "Gated": "zoo.waiting:GatedEnv",
+    "Rendering": "zoo.rendering:RenderingEnv",
+    "Members": "zoo.members:MembersEnv",
+    "Counter": "zoo.counter:CounterEnv",
+}
+
+
+def _register() -> None:
+    for kind in KINDS:
+        gym.register(f"zoo/{kind}-v0", entry_point="zoo.spaces:SpaceEnv", kwargs={"kind": kind})
+    for name, entry_point in _OTHERS.items():
+        extra: dict[str, Any] = {}
+        if name == "Counter":
+            extra["vector_entry_point"] = "zoo.native:CounterVectorEnv"
+        gym.register(f"zoo/{name}-v0", entry_point=entry_point, **extra)
+    gym.register(
+        "zoo/Limited-v0",
+        entry_point="zoo.counter:CounterEnv",
+        max_episode_steps=6,
+        kwargs={"goal": 50},
+    )
+
+
+_register()

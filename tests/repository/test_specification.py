@@ -24,7 +24,7 @@ def promises(text: str) -> dict[int, list[str]]:
     return found
 
 
-def tests_of(source: str) -> set[str]:
+def functions_of(source: str) -> set[str]:
     """`test_x` for each test function at the top level, and `TestX::test_y` for each in a class."""
     names: set[str] = set()
     for node in ast.parse(source).body:
@@ -47,7 +47,7 @@ def missing(ids: list[str], root: Path = ROOT) -> list[str]:
         path, _, test = name.partition("::")
         file = root / path
         known = path.startswith("tests/") and file.is_file()
-        if not known or test not in tests_of(file.read_text()):
+        if not known or test not in functions_of(file.read_text()):
             absent.append(name)
     return absent
 

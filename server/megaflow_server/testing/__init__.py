@@ -1,0 +1,6 @@
+"""Conformance suites for what the server's authors write: subclass one, say how to make yours, run pytest.
+
+Nothing that a running server needs; each module is one contract as tests. They import pytest.
+"""
+
+from __future__ import annotations

@@ -53,14 +53,16 @@ def read(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
-def start(code: str, *arguments: str, environ: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Python code as a process in a session of its own, with its output on a pipe."""
+def start(
+    code: str, *arguments: str, environ: Mapping[str, str], new_session: bool = True
+) -> subprocess.Popen[str]:
+    """Python code as a process, with its output on a pipe."""
     return subprocess.Popen(
         [sys.executable, "-S", "-c", code, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env=environ,
-        start_new_session=True,
+        start_new_session=new_session,
     )
 
 

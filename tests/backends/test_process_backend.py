@@ -188,6 +188,20 @@ async def test_other_children_of_the_server_are_left_alone(
             lives.kill()
 
 
+async def test_what_runs_in_the_session_of_the_server_belongs_to_no_instance(
+    backend: ProcessBackend, tmp_path: Path
+) -> None:
+    """Such as what another thread of the server starts at the very moment an instance starts."""
+    instance = await backend.create(script(tmp_path, "a", PAUSE))
+    environ = {MARK_VARIABLE: instance.mark.environment()}
+    with instance.mark.on_children(), start(PAUSE, environ=environ, new_session=False) as lives:
+        try:
+            await backend.destroy("a", grace=0)
+            assert lives.poll() is None
+        finally:
+            lives.kill()
+
+
 async def test_sigterm_goes_to_the_main_process_alone(
     backend: ProcessBackend, tmp_path: Path
 ) -> None:
@@ -306,6 +320,16 @@ async def test_what_cannot_be_started_is_an_invalid_argument_that_names_it(
         await backend.create(replace(script(tmp_path, "a", PAUSE), **change))  # type: ignore[arg-type]
     assert await backend.list({}) == []
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_starting_an_instance_leaves_the_limits_of_the_server_as_they_were(
+    backend: ProcessBackend, tmp_path: Path
+) -> None:
+    before = read("/proc/self/limits")
+    await backend.create(script(tmp_path, "a", PAUSE))
+    with pytest.raises(InvalidArgument):
+        await backend.create(replace(script(tmp_path, "b", PAUSE), argv=("no-such-program",)))
+    assert read("/proc/self/limits") == before
 
 
 def test_another_thread_than_the_main_one_is_refused(tmp_path: Path) -> None:

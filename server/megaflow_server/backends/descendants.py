@@ -17,7 +17,8 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +45,23 @@ class Mark:
         outer = os.environ.get(MARK_VARIABLE)
         return f"{outer}/{self.text}" if outer else self.text
 
-    def put_on(self, pid: int) -> bool:
-        """Mark a process that has just started; False where the kernel has no such limit (gVisor)."""
+    @contextmanager
+    def on_children(self) -> Iterator[None]:
+        """Mark what this process starts meanwhile; only in its environment where a kernel refuses (gVisor).
+
+        Set here rather than on the new process, which on a busy machine has daemons before this process
+        runs again. Another thread's children get it as well, hence the rule about sessions in `owners`.
+        """
+        soft, hard = resource.getrlimit(_RLIMIT_LOCKS)
         try:
-            _, hard = resource.prlimit(pid, _RLIMIT_LOCKS)
-            resource.prlimit(pid, _RLIMIT_LOCKS, (self.number, hard))
+            resource.setrlimit(_RLIMIT_LOCKS, (self.number, hard))
         except (OSError, ValueError):
-            return False
-        return True
+            yield
+            return
+        try:
+            yield
+        finally:
+            resource.setrlimit(_RLIMIT_LOCKS, (soft, hard))
 
 
 def new_mark(instance_id: str) -> Mark:
@@ -104,6 +114,9 @@ def owners(
 ) -> dict[int, str]:
     """The instance that each process belongs to, for those that belong to one.
 
+    An instance begins in a session of its own, and a process can only leave a session for a new one: what
+    is in this process's own session is none of an instance's.
+
     Args:
         processes: the descendants of this process.
         leaders: instance by the id of its main process, which is a zombie at most: not yet reaped.
@@ -115,10 +128,13 @@ def owners(
     for instance, mark in marks:
         numbers[mark.number] = instance
         texts[mark.text] = instance
+    own_session = os.getsid(0)
     found: dict[int, str] = {}
     for process in processes.values():
         if process.parent in processes:
             owner = found.get(process.parent)
+        elif process.session == own_session:
+            owner = None
         else:
             owner = (
                 known.get(process.identity)
@@ -165,7 +181,7 @@ def _read(pid: int) -> Process | None:
 
 
 def _limit(pid: int) -> int:
-    """The number that `Mark.put_on` set; -1 where there is none."""
+    """The number that `Mark.on_children` set; -1 where there is none."""
     for line in _content(pid, "limits").splitlines():
         if line.startswith(_LIMIT_LINE):
             soft = line[len(_LIMIT_LINE) :].split()[0]

@@ -66,10 +66,10 @@ def start(spec: InstanceSpec, loop: asyncio.AbstractEventLoop) -> Started:
     mark = new_mark(spec.id)
     log = _open_log(spec)
     try:
-        process = _popen(spec, {**spec.environ, MARK_VARIABLE: mark.environment()}, log)
+        with mark.on_children():
+            process = _popen(spec, {**spec.environ, MARK_VARIABLE: mark.environment()}, log)
     finally:
         os.close(log)
-    mark.put_on(process.pid)  # where the kernel refuses, the environment's mark is what remains
     assert process.stdin is not None
     try:
         pidfd = os.pidfd_open(process.pid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -34,7 +33,7 @@ def remote(server: str | None, closing: ExitStack) -> MakeEnv:
     """`megaflow.make` on the server under test."""
 
     def make(id: Any, **kwargs: Any) -> gym.Env[Any, Any]:
-        env = megaflow.make(id, **{"server": server, **kwargs})
+        env: gym.Env[Any, Any] = megaflow.make(id, **{"server": server, **kwargs})
         closing.callback(env.close)
         return env
 
@@ -48,7 +47,7 @@ def remote_vec(server: str | None, closing: ExitStack) -> MakeVec:
     def make(id: Any, num_envs: Any = 1, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
         if num_envs is not None:
             kwargs["num_envs"] = num_envs
-        envs = megaflow.make_vec(id, **{"server": server, **kwargs})
+        envs: VectorEnv[Any, Any, Any] = megaflow.make_vec(id, **{"server": server, **kwargs})
         closing.callback(envs.close)
         return envs
 
@@ -67,11 +66,14 @@ def local(closing: ExitStack) -> MakeEnv:
     return make
 
 
-def _quiet_close(envs: Any) -> None:
-    """A worker of gymnasium's that raised is gone, and its vector's ordinary close fails on it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        envs.close(**({"terminate": True} if hasattr(envs, "processes") else {}))
+def _end(envs: Any) -> None:
+    """A worker of `AsyncVectorEnv` that raised is gone, and the ordinary close would wait for its answer."""
+    for process in getattr(envs, "processes", ()):
+        process.terminate()
+        process.join()
+    if hasattr(envs, "processes"):
+        envs.closed = True
+    envs.close()
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def local_vec(closing: ExitStack) -> MakeVec:
     """`gym.make_vec`, by default "sync", the autoreset mode as a keyword of its own."""
 
     def make(id: Any, num_envs: Any = 1, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
-        vector_kwargs = {
+        vector_kwargs: dict[str, Any] = {
             name: kwargs.pop(name)
             for name in ("autoreset_mode", "observation_mode")
             if name in kwargs
@@ -88,7 +90,7 @@ def local_vec(closing: ExitStack) -> MakeVec:
         envs = gym.make_vec(
             id, num_envs, vectorization_mode=mode, vector_kwargs=vector_kwargs, **kwargs
         )
-        closing.callback(_quiet_close, envs)
+        closing.callback(_end, envs)
         return envs
 
     return make

@@ -8,32 +8,24 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-import zoo
+from zoo import CLASSIC, SPACE_IDS, TAXI, TOY_TEXT
 from zoo.lockstep import assert_same, vectors_in_lockstep
 from zoo.makers import MakeVec
 
-CLASSIC = (
-    "CartPole-v1",
-    "MountainCar-v0",
-    "MountainCarContinuous-v0",
-    "Pendulum-v1",
-    "Acrobot-v1",
-)
-TOY_TEXT = ("FrozenLake-v1", "Taxi-v3", "CliffWalking-v1", "Blackjack-v1")
 VALUES = ("zoo/Infos-v0", "zoo/EveryStepInfos-v0", "zoo/Scalars-v0", "zoo/Limited-v0")
 
 # What one process does by itself, another must do over the wire: these few stand for all of them there.
 INLINE = ("CartPole-v1", "Blackjack-v1", "zoo/Nested-v0", "zoo/Deep-v0", "zoo/Infos-v0")
 
 # Random actions end too few of their episodes within a thousand steps.
-ENDLESS = {*CLASSIC[1:], "Taxi-v3", "CliffWalking-v1"}
+ENDLESS = {*CLASSIC[1:], TAXI, "CliffWalking-v1"}
 
 # Sampling a batch of their actions takes longer than stepping them.
 SLOW = {"zoo/Deep-v0", "zoo/Graph-v0", "zoo/GraphBoxEdges-v0", "zoo/GraphNoEdges-v0"}
 
 
 @pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.value)
-@pytest.mark.parametrize("id", [*CLASSIC, *TOY_TEXT, *zoo.SPACE_IDS, *VALUES])
+@pytest.mark.parametrize("id", [*CLASSIC, *TOY_TEXT, *SPACE_IDS, *VALUES])
 def test_equal_over_a_thousand_steps(
     id: str, mode: AutoresetMode, server: str | None, remote_vec: MakeVec, local_vec: MakeVec
 ) -> None:
@@ -120,12 +112,13 @@ def test_masked_resets_take_seeds_and_options(remote_vec: MakeVec, local_vec: Ma
     mode = AutoresetMode.DISABLED
     expected = local_vec("zoo/Infos-v0", 4, autoreset_mode=mode)
     actual = remote_vec("zoo/Infos-v0", 4, autoreset_mode=mode)
-    results = []
+    results: list[Any] = []
     for envs in (expected, actual):
+        seeds: Any = [9, 8, 7, None]
         first = envs.reset(seed=1)
         options = {"reset_mask": np.array([True, False, False, True]), "note": "masked"}
-        masked = envs.reset(seed=[9, 8, 7, None], options=options)
+        masked = envs.reset(seed=seeds, options=options)
         assert masked[0][1:3].tolist() == first[0][1:3].tolist()
         assert masked[1]["_options"].tolist() == [True, False, False, True]
         results.append([first, masked, options])
-    assert_same(*results, "masked reset")
+    assert_same(results[0], results[1], "masked reset")

@@ -5,18 +5,28 @@ all their randomness from `np_random`, and are registered below under the namesp
 `lockstep`, which drives two vector environments side by side. Tests and server code do not.
 
 `import zoo` registers them, so that "zoo:zoo/Dict-v0" works in any process that can import this
-package. `SPACE_IDS` are the environments whose observations and actions are of one kind of space.
+package. `SPACE_IDS` are the environments whose observations and actions are of one kind of space;
+`CLASSIC` and `TOY_TEXT` are gymnasium's own that every test of sameness runs over.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import gymnasium as gym
 
 from zoo.spaces import KINDS
 
-__all__ = ["SPACE_IDS"]
+__all__ = ["CLASSIC", "SPACE_IDS", "TAXI", "TOY_TEXT"]
+
+CLASSIC = (
+    "CartPole-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Pendulum-v1",
+    "Acrobot-v1",
+)
+# gymnasium 1.2 has no later Taxi than v3, and later ones warn about it.
+TAXI = max(id for id in gym.registry if id.startswith("Taxi-v"))
+TOY_TEXT = ("FrozenLake-v1", TAXI, "CliffWalking-v1", "Blackjack-v1")
 
 SPACE_IDS = tuple(f"zoo/{kind}-v0" for kind in KINDS)
 
@@ -43,10 +53,12 @@ def _register() -> None:
     for kind in KINDS:
         gym.register(f"zoo/{kind}-v0", entry_point="zoo.spaces:SpaceEnv", kwargs={"kind": kind})
     for name, entry_point in _OTHERS.items():
-        extra: dict[str, Any] = {}
-        if name == "Counter":
-            extra["vector_entry_point"] = "zoo.native:CounterVectorEnv"
-        gym.register(f"zoo/{name}-v0", entry_point=entry_point, **extra)
+        gym.register(f"zoo/{name}-v0", entry_point=entry_point)
+    gym.register(
+        "zoo/NativeCounter-v0",
+        entry_point="zoo.counter:CounterEnv",
+        vector_entry_point="zoo.native:CounterVectorEnv",
+    )
     gym.register(
         "zoo/Limited-v0",
         entry_point="zoo.counter:CounterEnv",

@@ -30,17 +30,17 @@ class CounterVectorEnv(VectorEnv[Any, Any, Any]):
         num_envs: int = 1,
         goal: int = 4,
         note: str = "",
-        autoreset_mode: str = "NextStep",
+        mode: str = "NextStep",
         render_mode: str | None = None,
     ) -> None:
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.metadata = dict(type(self).metadata, autoreset_mode=AutoresetMode(autoreset_mode))
+        self.metadata = dict(type(self).metadata, autoreset_mode=AutoresetMode(mode))
         self.single_observation_space = Box(-100.0, 100.0, (2,), np.float32)
         self.single_action_space = Discrete(3)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._mode = AutoresetMode(autoreset_mode)
+        self._mode = AutoresetMode(mode)
         self._goals = goal + np.arange(num_envs)
         self._note = note
         self._done = np.zeros(num_envs, np.bool_)

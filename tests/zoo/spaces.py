@@ -81,6 +81,18 @@ KINDS: dict[str, Callable[[], gym.Space[Any]]] = {
 }
 
 
+def _graph_of_anything() -> Graph:
+    return Graph(Dict({"at": _unit(2), "kind": Discrete(3)}), Tuple((Discrete(2), _unit(1))))
+
+
+try:
+    _graph_of_anything()
+except AssertionError:
+    pass  # gymnasium 1.2 takes Box and Discrete alone for nodes and edges.
+else:
+    KINDS["GraphOfAnything"] = _graph_of_anything
+
+
 class SpaceEnv(Drawn):
     """Observes and acts in one kind of space; the reward is a digest of the action as it arrived.
 

@@ -11,6 +11,7 @@ import builtins
 import traceback as traceback_module
 
 import grpc
+import grpc.aio
 from gymnasium import error as gymnasium_error
 
 from megaflow.errors import EnvironmentFailed, InvalidArgument, MegaflowError, by_name, by_status
@@ -19,8 +20,8 @@ from megaflow.protocol import values
 
 METADATA_KEY = "megaflow-error-bin"
 
-# gRPC's default limit on metadata is 8 KiB, of which this leaves room for the rest.
-_METADATA_TEXT = 2000
+# Characters of each text in an error that travels as metadata; transport/chunks.py sets gRPC's limit.
+_METADATA_TEXT = 4000
 
 
 def to_message(error: BaseException, *, log_tail: str = "") -> pb.Error:
@@ -44,6 +45,7 @@ def to_message(error: BaseException, *, log_tail: str = "") -> pb.Error:
         exception_args=_encode_args(error),
         traceback="".join(traceback_module.format_exception(error)),
         log_tail=log_tail,
+        notes=getattr(error, "__notes__", ()),
     )
 
 
@@ -67,9 +69,15 @@ def from_message(message: pb.Error) -> Exception:
             traceback=message.traceback,
             log_tail=message.log_tail,
         )
-        return _original(message, failed) or failed
+        return _noted(_original(message, failed) or failed, message)
     retry_after = message.retry_after if message.HasField("retry_after") else None
     return by_name(message.kind)(message.message, retry_after=retry_after)
+
+
+def _noted(error: Exception, message: pb.Error) -> Exception:
+    for note in message.notes:
+        error.add_note(note)
+    return error
 
 
 def _original(message: pb.Error, failed: EnvironmentFailed) -> Exception | None:
@@ -89,14 +97,20 @@ def _original(message: pb.Error, failed: EnvironmentFailed) -> Exception | None:
     return original
 
 
-def to_metadata(error: BaseException) -> tuple[tuple[str, bytes], ...]:
+def status_of(message: pb.Error) -> grpc.StatusCode:
+    """The gRPC status of a call that fails with this error."""
+    return by_name(message.kind).status
+
+
+def to_metadata(message: pb.Error) -> tuple[tuple[str, bytes], ...]:
     """Trailing metadata that carries an error beside the status of a unary call."""
-    message = to_message(error)
-    shorten(message)
-    return ((METADATA_KEY, message.SerializeToString()),)
+    short = pb.Error()
+    short.CopyFrom(message)
+    _shorten(short)
+    return ((METADATA_KEY, short.SerializeToString()),)
 
 
-def shorten(message: pb.Error) -> None:
+def _shorten(message: pb.Error) -> None:
     """Cuts the texts of a message to what fits into gRPC's metadata: the end of a traceback says most."""
     message.message = _cut_end(message.message)
     message.traceback = _cut_start(message.traceback)
@@ -113,12 +127,20 @@ def _cut_start(text: str) -> str:
     return text if len(text) <= _METADATA_TEXT else "… " + text[-_METADATA_TEXT:]
 
 
-def from_rpc_error(error: grpc.RpcError, address: str) -> Exception:
-    """The exception that stands for a failed call: the server's own where it sent one, else by status."""
-    metadata = error.trailing_metadata() if isinstance(error, grpc.Call) else None
+def message_of(error: grpc.RpcError) -> pb.Error | None:
+    """The error that the server attached to a failed call; None where gRPC itself failed it."""
+    metadata = error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
     for key, value in metadata or ():
         if key == METADATA_KEY:
-            return from_message(pb.Error.FromString(value))
+            return pb.Error.FromString(value if isinstance(value, bytes) else value.encode())
+    return None
+
+
+def from_rpc_error(error: grpc.RpcError, address: str) -> Exception:
+    """The exception that stands for a failed call: the server's own where it sent one, else by status."""
+    message = message_of(error)
+    if message is not None:
+        return from_message(message)
     status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     detail = error.details() if isinstance(error, grpc.Call) else str(error)
     return by_status(status)(f"{address}: {status.name}: {detail}")

@@ -402,7 +402,7 @@ class Transition(_message.Message):
     def __init__(self, observation: _Optional[bytes] = ..., reward: _Optional[bytes] = ..., terminated: _Optional[bytes] = ..., truncated: _Optional[bytes] = ..., info: _Optional[bytes] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("kind", "message", "exception_type", "exception_args", "traceback", "log_tail", "retry_after")
+    __slots__ = ("kind", "message", "exception_type", "exception_args", "traceback", "log_tail", "retry_after", "notes")
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     EXCEPTION_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -410,6 +410,7 @@ class Error(_message.Message):
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     LOG_TAIL_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     kind: str
     message: str
     exception_type: str
@@ -417,4 +418,5 @@ class Error(_message.Message):
     traceback: str
     log_tail: str
     retry_after: float
-    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ..., exception_type: _Optional[str] = ..., exception_args: _Optional[bytes] = ..., traceback: _Optional[str] = ..., log_tail: _Optional[str] = ..., retry_after: _Optional[float] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ..., exception_type: _Optional[str] = ..., exception_args: _Optional[bytes] = ..., traceback: _Optional[str] = ..., log_tail: _Optional[str] = ..., retry_after: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 import grpc
 
 from megaflow.errors import FailedPrecondition
-from megaflow.transport.chunks import MAX_MESSAGE_BYTES
+from megaflow.transport.chunks import LIMITS
 
 OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    *LIMITS,
     # Reconnecting must not wait a second, gRPC's default: a replaced worker is up sooner.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
-from megaflow.errors import FailedPrecondition, MegaflowError
+from megaflow.errors import DeadlineExceeded, FailedPrecondition, MegaflowError
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
@@ -27,6 +27,10 @@ class StreamBroken(Exception):
     """The stream ended without being closed from here; the message says what the transport saw."""
 
 
+class ReplyTimeout(Exception):
+    """No reply came within the seconds that the caller gave; the request is still outstanding."""
+
+
 class ShardChannel(Protocol):
     """What every transport gives the SDK: verbs out, replies in."""
 
@@ -35,7 +39,7 @@ class ShardChannel(Protocol):
         ...
 
     def wait(self, sequence: int, timeout: float | None) -> pb.Reply:
-        """The next part of the reply. Raises TimeoutError after so many seconds, and StreamBroken."""
+        """The next part of the reply. Raises ReplyTimeout after so many seconds, and StreamBroken."""
         ...
 
     def abandon(self, sequence: int) -> None:
@@ -70,6 +74,11 @@ class GrpcShardChannel:
         self._reader.start()
         try:
             self._wait_for(lambda: True if self._machine.attached else None, attach_timeout)
+        except ReplyTimeout:
+            self.close()
+            raise DeadlineExceeded(
+                f"attach: the worker at {address} did not answer within {attach_timeout:g} s"
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -127,7 +136,7 @@ class GrpcShardChannel:
                     raise self._broken
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
-                    raise TimeoutError(f"no answer within {timeout} s")
+                    raise ReplyTimeout(f"no answer within {timeout} s")
                 self._changed.wait(remaining)
 
     def abandon(self, sequence: int) -> None:

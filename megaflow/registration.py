@@ -1,0 +1,50 @@
+"""How remote environments get into gymnasium's registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+REMOTE_ID = "megaflow/Remote-v0"
+ENTRY_POINT = "megaflow.env:RemoteEnv"
+VECTOR_ENTRY_POINT = "megaflow.vector:RemoteVectorEnv"
+
+
+def register_remote() -> None:
+    """Registers `megaflow/Remote-v0`, for `gym.make` and `gym.make_vec`; again does nothing."""
+    if REMOTE_ID not in gym.registry:
+        register(REMOTE_ID, {})
+
+
+def register(env_id: str, kwargs: dict[str, Any], reward_threshold: float | None = None) -> None:
+    """Registers an id whose environments are remote ones made with these arguments."""
+    gym.register(
+        env_id,
+        entry_point=ENTRY_POINT,
+        vector_entry_point=VECTOR_ENTRY_POINT,
+        reward_threshold=reward_threshold,
+        # All of these are applied where the environment runs.
+        max_episode_steps=None,
+        order_enforce=False,
+        disable_env_checker=True,
+        kwargs=kwargs,
+    )
+
+
+def remote_spec(
+    kwargs: dict[str, Any], server: str | None, *, reward_threshold: float | None = None
+) -> EnvSpec:
+    """The spec from which `gymnasium.make` (or `make_vec`) makes the same environment at the same server."""
+    if server is not None:
+        kwargs = {**kwargs, "server": server}
+    return EnvSpec(
+        id=REMOTE_ID,
+        entry_point=ENTRY_POINT,
+        vector_entry_point=VECTOR_ENTRY_POINT,
+        reward_threshold=reward_threshold,
+        order_enforce=False,
+        disable_env_checker=True,
+        kwargs=kwargs,
+    )

@@ -1,0 +1,154 @@
+"""An opened session as the SDK's environments use it: shards, their streams, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from megaflow.connection import Connection
+from megaflow.errors import MegaflowError, SessionLost
+from megaflow.protocol import failures, values
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.transport.machine import Verb
+from megaflow.transport.stream import ShardChannel, StreamBroken
+
+
+@dataclass
+class Shard:
+    """One shard: sub-environments first .. first + count - 1.
+
+    `loss` is set from the moment its worker is known to have died until it is opened again.
+    """
+
+    info: pb.Shard
+    channel: ShardChannel
+    loss: SessionLost | None = None
+
+    @property
+    def first(self) -> int:
+        return self.info.first
+
+    @property
+    def count(self) -> int:
+        return self.info.count
+
+    @property
+    def rows(self) -> slice:
+        """Where its sub-environments stand in a batch."""
+        return slice(self.info.first, self.info.first + self.info.count)
+
+    @property
+    def indices(self) -> range:
+        return range(self.info.first, self.info.first + self.info.count)
+
+
+class Session:
+    """A session and its shards; opened by the constructor.
+
+    Raises whatever the server refused the session with; nothing is left open then.
+    """
+
+    def __init__(self, connection: Connection, spec: pb.EnvironmentSpec) -> None:
+        self._connection = connection
+        self._pid = os.getpid()
+        self._closed = False
+        self.shards: list[Shard] = []
+        opened = connection.open_session(spec)
+        self.id = opened.session_id
+        try:
+            for shard in sorted(opened.shards, key=lambda shard: shard.first):
+                self.shards.append(Shard(shard, connection.attach(shard)))
+        except BaseException:
+            self._abandon()
+            raise
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a fork of the process that opened the session, which may not use it."""
+        return os.getpid() != self._pid
+
+    def send(self, shard: Shard, verb: Verb) -> int:
+        """Sends a verb to a living shard. Raises SessionLost where it has just died."""
+        if shard.loss is not None:
+            raise shard.loss
+        try:
+            return shard.channel.send(verb)
+        except StreamBroken as broken:
+            raise self._lost(shard, broken) from None
+
+    def wait(self, shard: Shard, sequence: int, timeout: float | None = None) -> pb.Reply:
+        """The reply to a verb. Raises what the environment raised, SessionLost, or ReplyTimeout."""
+        try:
+            reply = shard.channel.wait(sequence, timeout)
+        except StreamBroken as broken:
+            raise self._lost(shard, broken) from None
+        if reply.HasField("error"):
+            raise failures.from_message(reply.error)
+        return reply
+
+    def ask(self, shard: Shard, verb: Verb) -> pb.Reply:
+        """Sends a verb and waits for its reply."""
+        return self.wait(shard, self.send(shard, verb))
+
+    def reopen(self, shard: Shard) -> None:
+        """Builds a lost shard anew; its environments have to be reset."""
+        shard.channel.close()
+        shard.info = self._connection.reopen_shard(self.id, shard.info.shard_id)
+        shard.channel = self._connection.attach(shard.info)
+        shard.loss = None
+
+    def _lost(self, shard: Shard, broken: StreamBroken) -> SessionLost:
+        loss = self._connection.explain_loss(self.id, shard.info.shard_id, broken)
+        loss.indices = tuple(shard.indices)
+        shard.loss = loss
+        return loss
+
+    def close(self, *, wait: bool = True) -> None:
+        """Closes the environments and the session; raises what an environment's own `close` raised.
+
+        Without `wait` (or in a fork, which owns nothing) the environments are closed by the worker when it
+        sees the streams end.
+        """
+        if self._closed or self.inherited:
+            return
+        self._closed = True
+        errors: list[Exception] = []
+        if wait:
+            errors = self._close_environments()
+        self._abandon()
+        if errors:
+            raise errors[0]
+
+    def _close_environments(self) -> list[Exception]:
+        errors: list[Exception] = []
+        pending: list[tuple[Shard, int]] = []
+        for shard in self.shards:
+            try:
+                pending.append((shard, self.send(shard, pb.Close())))
+            except SessionLost:
+                continue  # it is closed, one way or the other
+        for shard, sequence in pending:
+            try:
+                self.wait(shard, sequence)
+            except SessionLost:
+                continue
+            except Exception as error:  # whatever the environment's close raised is the caller's to see
+                errors.append(error)
+        return errors
+
+    def _abandon(self) -> None:
+        lost = len(self.shards) == 0 or any(shard.loss is not None for shard in self.shards)
+        for shard in self.shards:
+            shard.channel.close()
+        if lost:
+            # Streams that end tell the server of their shards; of these it would keep the record.
+            try:
+                self._connection.close_session(self.id)
+            except MegaflowError:
+                return  # the server has gone, and everything with it
+
+
+def decoded(data: bytes, path: str) -> Any:
+    """A value off the wire; an absent one is None."""
+    return values.decode(data, path=path) if data else None

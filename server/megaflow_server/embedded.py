@@ -1,0 +1,124 @@
+"""The server behind `server=None`: one process that lives as long as somebody holds it.
+
+Holds are the pipe to standard input, which its starter and all its forks keep open, and connections to
+`lifetime.sock`. See megaflow/embedded.py for the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TypedDict
+
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow_server.backends import get_backend
+from megaflow_server.gateway.server import Gateway, GatewaySettings, private_folder
+
+# Workers that start with the server; more come as sessions need them.
+_WARM_WORKERS = 2
+
+
+class Config(TypedDict):
+    """What the client writes to standard input, as one line of JSON."""
+
+    import_paths: list[str]
+    directory: str
+
+
+def main(config: Config) -> None:
+    """Runs until nobody holds the server any more, or SIGTERM."""
+    asyncio.run(_main(config))
+
+
+async def _main(config: Config) -> None:
+    # A Ctrl-C at the terminal is the client's; it lets go when it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lifetime = Lifetime()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lifetime.end)
+    await lifetime.watch_stdin()
+    async with private_folder() as folder:
+        serving = asyncio.create_task(_serve(config, folder, lifetime))
+        ended = asyncio.create_task(lifetime.ended.wait())
+        await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
+        ended.cancel()
+        results = await asyncio.gather(serving, ended, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _serve(config: Config, folder: Path, lifetime: Lifetime) -> None:
+    code = folder / "code"
+    code.mkdir(mode=0o700)
+    cpus = len(os.sched_getaffinity(0))
+    settings = GatewaySettings(
+        folder=folder,
+        listen=[f"unix:{folder / 'gateway.sock'}"],
+        max_workers=cpus,
+        warm_workers=min(cpus, _WARM_WORKERS),
+        code_policy=pb.CODE_POLICY_EMBEDDED,
+        code_folder=code,
+        import_paths=config["import_paths"],
+        directory=Path(config["directory"]),
+    )
+    async with Gateway(settings, get_backend("process")):
+        await lifetime.listen(folder / "lifetime.sock")
+        _answer(folder)
+        await asyncio.Event().wait()
+
+
+def _answer(folder: Path) -> None:
+    """Tells the client where the server is, and moves what is printed from here on to a log."""
+    sys.stdout.write(json.dumps({"folder": str(folder)}) + "\n")
+    sys.stdout.flush()
+    log = os.open(folder / "log" / "gateway.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s gateway %(message)s")
+
+
+class Lifetime:
+    """Counts the holds; `ended` is set when the last one is let go."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self._holds = 0
+
+    def end(self) -> None:
+        self.ended.set()
+
+    async def watch_stdin(self) -> None:
+        """The first hold: standard input, until its end."""
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        # The configuration's line was read from a buffer; nothing else was ever written.
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        self._watching = asyncio.create_task(self._hold(reader))
+
+    async def listen(self, path: Path) -> None:
+        """Takes holds from further processes at a Unix socket."""
+        self._server = await asyncio.start_unix_server(self._accept, path)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.ended.is_set():
+            writer.write(b"+")  # held from here on
+            await self._hold(reader)
+        writer.close()
+
+    async def _hold(self, reader: asyncio.StreamReader) -> None:
+        self._holds += 1
+        try:
+            await reader.read()  # nothing is said over a hold: this is its end
+        except ConnectionError:
+            logging.getLogger(__name__).info("a process that held this server was killed")
+        finally:
+            self._holds -= 1
+            if self._holds == 0:
+                self.ended.set()

@@ -1,0 +1,211 @@
+"""A gateway put together: its folder, its workers, its listeners, and how all of it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import grpc.aio
+
+from megaflow.embedded import FOLDER_VARIABLE, import_paths
+from megaflow.errors import InvalidArgument, Unavailable
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
+from megaflow.transport.address import MAX_SOCKET_PATH_BYTES, normalise, split_host_port
+from megaflow.transport.chunks import LIMITS
+from megaflow_server.backends import Backend
+from megaflow_server.gateway.service import GatewayService
+from megaflow_server.gateway.sessions import Sessions
+from megaflow_server.gateway.supervisor import Supervisor
+from megaflow_server.gateway.workers import WorkerSettings
+
+# The longest name of a worker's socket in a gateway's folder.
+_SOCKET_NAME_BYTES = len("/worker-9999-999999.sock")
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """What a gateway is started with.
+
+    Attributes:
+        listen: addresses, as users write them; Unix sockets and loopback alone.
+        max_workers: how many workers there may be.
+        warm_workers: how many are started at once; the rest as sessions need them.
+        code_folder: the private folder of an embedded server.
+    """
+
+    folder: Path
+    listen: Sequence[str]
+    max_workers: int
+    warm_workers: int
+    modules: Sequence[str] = ()
+    code_policy: pb.CodePolicy = pb.CODE_POLICY_REGISTERED
+    code_folder: Path | None = None
+    import_paths: Sequence[str] = field(default_factory=import_paths)
+    directory: Path = field(default_factory=Path.cwd)
+
+
+class Gateway:
+    """A running gateway; an asynchronous context manager.
+
+    `addresses` are what clients may write as server=, once it is entered.
+    """
+
+    def __init__(self, settings: GatewaySettings, backend: Backend) -> None:
+        self._settings = settings
+        self._backend = backend
+        self.id = secrets.token_hex(8)
+        self.sessions = Sessions()
+        self.addresses: list[str] = []
+        self.supervisor: Supervisor
+        self._server: grpc.aio.Server | None = None
+
+    async def __aenter__(self) -> Gateway:
+        settings = self._settings
+        (settings.folder / "log").mkdir(mode=0o700, exist_ok=True)
+        self.supervisor = Supervisor(
+            self._backend,
+            self._worker_settings(),
+            max_workers=settings.max_workers,
+            on_death=self.sessions.worker_died,
+            on_closed=self.sessions.shard_closed,
+        )
+        self.sessions.use(self.supervisor)
+        try:
+            self.supervisor.ensure(settings.warm_workers)
+            self._server = await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Ends listeners and workers. Idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace=None)
+        await self.supervisor.stop()
+
+    async def ready(self) -> None:
+        """Waits until the first workers serve. Raises Unavailable with a log where they cannot."""
+        workers = self.supervisor.workers
+        await asyncio.gather(*(asyncio.shield(worker.ready) for worker in workers))
+
+    def _worker_settings(self) -> WorkerSettings:
+        settings = self._settings
+        # A worker must not take its own server for the one that its environments may use.
+        environ = {key: value for key, value in os.environ.items() if key != FOLDER_VARIABLE}
+        environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+        return WorkerSettings(
+            folder=settings.folder,
+            parent=os.getpid(),
+            import_paths=list(settings.import_paths),
+            environ=environ,
+            directory=settings.directory,
+            labels={"run": self.id},
+            modules=list(settings.modules),
+            code_policy=settings.code_policy,
+            code_folder=settings.code_folder,
+        )
+
+    async def _listen(self) -> grpc.aio.Server:
+        service = GatewayService(
+            self.sessions,
+            self.supervisor,
+            server_id=self.id,
+            code_policy=self._settings.code_policy,
+        )
+        # Without so_reuseport=0 two servers would share a port, each getting some of the clients.
+        server = grpc.aio.server(options=[*LIMITS, ("grpc.so_reuseport", 0)])
+        pb_grpc.add_GatewayServicer_to_server(service, server)
+        # The socket files of listeners are for this user alone.
+        umask = os.umask(0o077)
+        try:
+            for address in self._settings.listen:
+                self.addresses.append(_bind(server, local_address(address)))
+            await server.start()
+        finally:
+            os.umask(umask)
+        return server
+
+
+def _bind(server: grpc.aio.Server, target: str) -> str:
+    if target.startswith("unix:"):
+        _remove_stale(Path(target.removeprefix("unix:")))
+    try:
+        port = server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise Unavailable(
+            f"listen={target!r}: cannot be bound; another process may use it already, or the folder may "
+            "be missing or not writable"
+        ) from error
+    if target.startswith("unix:"):
+        return target
+    return f"{target.rpartition(':')[0]}:{port}"
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket file that nobody listens at any more, as a killed server leaves one."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+
+
+def local_address(address: str) -> str:
+    """The gRPC target to listen at. Raises InvalidArgument for one that other machines could reach."""
+    target = normalise(address)
+    if target.startswith("unix:"):
+        return target
+    host, _ = split_host_port(target)
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise InvalidArgument(
+            f"listen={address!r}: this version listens on Unix sockets and loopback alone (127.0.0.1, "
+            "localhost, ::1, unix:/path), because it has neither TLS nor tokens yet"
+        )
+    return target
+
+
+@asynccontextmanager
+async def private_folder() -> AsyncIterator[Path]:
+    """A new folder for this user alone, short enough for sockets in it; removed at the end."""
+    candidates = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]
+    for parent in filter(None, candidates):
+        room = MAX_SOCKET_PATH_BYTES - _SOCKET_NAME_BYTES - len("/megaflow-xxxxxxxx")
+        if len(parent.encode()) <= room and os.access(parent, os.W_OK | os.X_OK):
+            break
+    else:
+        raise InvalidArgument(
+            f"no folder for sockets: {candidates} are too long for a socket's path or not writable; "
+            "set TMPDIR to a short one"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="megaflow-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,245 @@
+"""The sessions of a gateway: where their shards are placed, and what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+
+from megaflow.errors import DeadlineExceeded, InvalidArgument, NotFound, SessionLost
+from megaflow.protocol import failures
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow_server.gateway.supervisor import Supervisor
+from megaflow_server.gateway.workers import WorkerHandle
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a lost shard can still be asked for and reopened, in case its client never comes back.
+LOST_KEPT = 3600.0
+# Building environments: loading a simulator or a dataset may take minutes; seconds.
+ENV_START_TIMEOUT = 590.0
+CALL_TIMEOUT = 5.0
+
+
+class RemoteRefusal(Exception):
+    """What a worker answered instead of a shard, to be handed on as it is."""
+
+    def __init__(self, message: pb.Error) -> None:
+        super().__init__(message.message)
+        self.message = message
+
+
+@dataclass
+class Shard:
+    """A placed shard; `loss` is set once its worker died."""
+
+    id: str
+    session: Session
+    worker: WorkerHandle
+    first: int
+    count: int
+    loss: SessionLost | None = None
+
+
+@dataclass
+class Session:
+    """A client's session and its shards."""
+
+    id: str
+    spec: pb.EnvironmentSpec
+    shards: dict[str, Shard] = field(default_factory=dict)
+
+
+class Sessions:
+    """Opens, reopens, describes and closes sessions over the workers of a supervisor."""
+
+    def __init__(self) -> None:
+        self._supervisor: Supervisor | None = None
+        self._sessions: dict[str, Session] = {}
+        self._shards: dict[str, Shard] = {}
+
+    def use(self, supervisor: Supervisor) -> None:
+        """Names the supervisor, which in turn reports to `worker_died` and `shard_closed`."""
+        self._supervisor = supervisor
+
+    @property
+    def count(self) -> int:
+        return len(self._sessions)
+
+    async def open(self, spec: pb.EnvironmentSpec) -> pb.OpenSessionResponse:
+        """Places and builds all shards; none is left where one cannot be built."""
+        session = Session(secrets.token_hex(8), spec)
+        workers = self._choose(1 if _is_whole(spec) else spec.num_envs)
+        self._sessions[session.id] = session
+        building = [
+            asyncio.create_task(self._build(session, worker, first, count))
+            for worker, (first, count) in zip(
+                workers, split_evenly(max(spec.num_envs, 1), len(workers)), strict=True
+            )
+        ]
+        try:
+            shards = await asyncio.gather(*building)
+        except BaseException:
+            for task in building:
+                task.cancel()
+            await asyncio.gather(*building, return_exceptions=True)
+            await self.close(session.id)
+            raise
+        return pb.OpenSessionResponse(session_id=session.id, shards=shards)
+
+    async def reopen(self, session_id: str, shard_id: str) -> pb.Shard:
+        """Builds a lost shard anew, on whichever worker has most room."""
+        session = self._session(session_id)
+        lost = session.shards.get(shard_id)
+        if lost is None:
+            raise NotFound(f"session {session_id} has no shard {shard_id!r}")
+        if lost.loss is None:
+            raise InvalidArgument(f"shard {shard_id} is alive: only a lost shard is opened again")
+        (worker,) = self._choose(1)
+        shard = await self._build(session, worker, lost.first, lost.count)
+        self._forget(lost)
+        return shard
+
+    def describe(self, session_id: str, shard_id: str) -> pb.ShardStatus:
+        shard = self._session(session_id).shards.get(shard_id)
+        if shard is None:
+            raise NotFound(f"session {session_id} has no shard {shard_id!r}: it was closed")
+        if shard.loss is None:
+            return pb.ShardStatus(alive=True)
+        return pb.ShardStatus(error=failures.to_message(shard.loss))
+
+    async def close(self, session_id: str) -> None:
+        """Ends a session's shards; one that is not there is fine."""
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            return
+        for shard in list(session.shards.values()):
+            self._forget(shard)
+            await self._close_shard(shard)
+
+    def worker_died(self, worker: WorkerHandle) -> None:
+        """Marks what the worker held as lost."""
+        for shard in self._shards.values():
+            if shard.worker is worker and shard.loss is None:
+                shard.loss = worker.loss
+                asyncio.get_running_loop().call_later(LOST_KEPT, self._forget, shard)
+
+    def shard_closed(self, shard_id: str) -> None:
+        """A client closed its shard, or went away."""
+        shard = self._shards.get(shard_id)
+        if shard is not None:
+            self._forget(shard)
+
+    def _session(self, session_id: str) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise NotFound(f"there is no session {session_id!r}: it was closed, or never was here")
+        return session
+
+    def _choose(self, count: int) -> list[WorkerHandle]:
+        """The workers with most room, at most so many; those on their way count as well."""
+        assert self._supervisor is not None
+        workers = self._supervisor.ensure(count)
+        return sorted(workers, key=lambda worker: (worker.load, worker.slot))[:count]
+
+    async def _build(
+        self, session: Session, worker: WorkerHandle, first: int, count: int
+    ) -> pb.Shard:
+        """Builds a shard; once more on another worker where the first one dies of something meanwhile."""
+        try:
+            return await self._build_on(worker, session, first, count)
+        except SessionLost as loss:
+            logger.warning("shard %d+%d of %s: %s", first, count, session.id, loss.message)
+        (worker,) = self._choose(1)
+        return await self._build_on(worker, session, first, count)
+
+    async def _build_on(
+        self, worker: WorkerHandle, session: Session, first: int, count: int
+    ) -> pb.Shard:
+        shard = Shard(secrets.token_hex(8), session, worker, first, count)
+        token = secrets.token_bytes(16)
+        self._shards[shard.id] = session.shards[shard.id] = shard
+        worker.load += count
+        request = pb.OpenShardRequest(
+            shard_id=shard.id, token=token, first=first, environment=_part(session.spec, first, count)
+        )
+        try:
+            await asyncio.shield(worker.ready)
+            answer = await worker.stub.OpenShard(
+                request, metadata=worker.metadata, timeout=ENV_START_TIMEOUT
+            )
+        except grpc.aio.AioRpcError as error:
+            self._forget(shard)
+            raise await self._explain(worker, error) from None
+        except BaseException:
+            self._forget(shard)
+            await self._close_shard(shard)
+            raise
+        return pb.Shard(
+            shard_id=shard.id,
+            token=token,
+            address=worker.address,
+            first=first,
+            count=count,
+            environment=answer.environment,
+        )
+
+    async def _explain(self, worker: WorkerHandle, error: grpc.aio.AioRpcError) -> Exception:
+        message = failures.message_of(error)
+        if message is not None:
+            return RemoteRefusal(message)
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(f"env_start: no environment within {ENV_START_TIMEOUT:g} s")
+        # The stream breaks a moment before the backend reports the death, with its reason.
+        for _ in range(100):
+            if worker.loss is not None:
+                return worker.loss
+            await asyncio.sleep(0.01)
+        return SessionLost(f"{worker.name} broke off: {error.details()}")
+
+    async def _close_shard(self, shard: Shard) -> None:
+        if shard.worker.loss is not None or not shard.worker.served:
+            return
+        try:
+            await shard.worker.stub.CloseShard(
+                pb.CloseShardRequest(shard_id=shard.id),
+                metadata=shard.worker.metadata,
+                timeout=CALL_TIMEOUT,
+            )
+        except grpc.aio.AioRpcError as error:
+            logger.warning("closing shard %s on %s: %s", shard.id, shard.worker.name, error.details())
+
+    def _forget(self, shard: Shard) -> None:
+        if self._shards.pop(shard.id, None) is None:
+            return
+        shard.worker.load -= shard.count
+        shard.session.shards.pop(shard.id, None)
+        if not shard.session.shards:
+            self._sessions.pop(shard.session.id, None)
+
+
+def _is_whole(spec: pb.EnvironmentSpec) -> bool:
+    """One environment, or a native vector class, which is never cut."""
+    return spec.num_envs == 0 or spec.vectorization_mode == "vector_entry_point"
+
+
+def _part(spec: pb.EnvironmentSpec, first: int, count: int) -> pb.EnvironmentSpec:
+    """The description of a shard: its own makers where they differ, and its own size."""
+    part = pb.EnvironmentSpec()
+    part.CopyFrom(spec)
+    if spec.num_envs:
+        part.num_envs = count
+    if len(spec.makers) > 1:
+        del part.makers[:]
+        part.makers.extend(spec.makers[first : first + count])
+    return part
+
+
+def split_evenly(total: int, parts: int) -> list[tuple[int, int]]:
+    """(first, count) of so many contiguous parts, whose counts differ by one at most."""
+    bounds = [total * i // parts for i in range(parts + 1)]
+    return [(low, high - low) for low, high in zip(bounds, bounds[1:], strict=False)]

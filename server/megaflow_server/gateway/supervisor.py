@@ -1,0 +1,121 @@
+"""Keeps the workers alive: starts them through a backend, notices a death at once, replaces the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from megaflow.errors import MegaflowError
+from megaflow_server.backends.base import Backend, Exit
+from megaflow_server.gateway.workers import START_TIMEOUT, WorkerHandle, WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+# Before a worker that never came up is tried again; seconds.
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+
+# What a worker gets to close its environments, which take 2 s at most, before SIGKILL; seconds.
+STOP_GRACE = 3.0
+
+
+class Supervisor:
+    """At most `max_workers` workers, started as they are asked for and replaced when they die.
+
+    `on_death` hears of a worker that died (its `loss` says why), `on_closed` of the id of a shard that
+    ended without the gateway's doing.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: WorkerSettings,
+        *,
+        max_workers: int,
+        on_death: Callable[[WorkerHandle], None],
+        on_closed: Callable[[str], None],
+    ) -> None:
+        self.max_workers = max_workers
+        self._backend = backend
+        self._settings = settings
+        self._on_death = on_death
+        self._on_closed = on_closed
+        self._workers: dict[int, WorkerHandle] = {}
+        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._incarnations = 0
+
+    def ensure(self, count: int) -> list[WorkerHandle]:
+        """Starts workers until there are so many (or `max_workers`); all there are, ready or on their way."""
+        for slot in range(min(count, self.max_workers)):
+            if slot not in self._slots:
+                # The first handle is there before this returns: a caller may place on it.
+                self._workers[slot] = self._next(slot)
+                self._slots[slot] = asyncio.create_task(self._keep(slot))
+        return list(self._workers.values())
+
+    @property
+    def workers(self) -> list[WorkerHandle]:
+        """The current worker of each slot in use, ready or on its way."""
+        return list(self._workers.values())
+
+    def _next(self, slot: int) -> WorkerHandle:
+        self._incarnations += 1
+        return WorkerHandle(slot, self._incarnations, self._settings)
+
+    async def _keep(self, slot: int) -> None:
+        """Runs one worker after the other in a slot, for ever."""
+        pause = 0.0
+        while True:
+            worker = self._workers[slot]
+            await asyncio.sleep(pause)
+            try:
+                how = await self._run(worker)
+                worker.died(how)
+            except MegaflowError as error:
+                worker.failed(error)
+            # Whoever places a session from here on waits for the next one.
+            self._workers[slot] = self._next(slot)
+            logger.warning("%s", worker.loss)
+            self._on_death(worker)
+            await self._backend.destroy(worker.instance_id, grace=0)
+            pause = _next_pause(pause, healthy=worker.served)
+
+    async def _run(self, worker: WorkerHandle) -> Exit:
+        """A worker's life: how it ended. Raises MegaflowError where the backend cannot start it."""
+        instance = await self._backend.create(worker.spec())
+        worker.pid = instance.pid
+        ended = asyncio.create_task(instance.wait())
+        connecting = asyncio.create_task(worker.connect(self._on_closed))
+        try:
+            await asyncio.wait(
+                {ended, worker.ready}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not worker.ready.done() and not ended.done():
+                logger.error("%s did not answer in %g s", worker.name, START_TIMEOUT)
+                await self._backend.destroy(worker.instance_id, grace=0)
+            return await ended
+        finally:
+            for task in (ended, connecting):
+                task.cancel()
+            await asyncio.gather(ended, connecting, return_exceptions=True)
+            await worker.close()
+
+    async def stop(self) -> None:
+        """Ends all workers, giving their environments time to close."""
+        for task in self._slots.values():
+            task.cancel()
+        await asyncio.gather(*self._slots.values(), return_exceptions=True)
+        await asyncio.gather(
+            *(
+                self._backend.destroy(worker.instance_id, grace=STOP_GRACE)
+                for worker in self._workers.values()
+            )
+        )
+
+
+def _next_pause(pause: float, *, healthy: bool) -> float:
+    """Seconds before the next start: none after a healthy life, growing ones after failures to start."""
+    if healthy:
+        return 0.0
+    return min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)

@@ -1,0 +1,160 @@
+"""One worker as its gateway sees it: an instance of the backend, and the connection to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from megaflow.errors import MegaflowError, SessionLost, Unavailable
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
+from megaflow.transport.channels import OPTIONS
+from megaflow_server.backends.base import Exit, InstanceSpec
+from megaflow_server.launch import BOOTSTRAP, SECRET_KEY, WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+# Seconds until a worker answers: it imports gymnasium and what --import names.
+START_TIMEOUT = 120.0
+
+# How much of a worker's log goes into an error.
+_TAIL_LINES = 8
+_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What all workers of a gateway have in common."""
+
+    folder: Path  # private; sockets and logs live here
+    parent: int
+    import_paths: list[str]
+    environ: dict[str, str]
+    directory: Path
+    labels: dict[str, str]
+    modules: list[str] = field(default_factory=list)
+    code_policy: int = pb.CODE_POLICY_REGISTERED
+    code_folder: Path | None = None
+
+
+class WorkerHandle:
+    """A worker from its start to its death; a replacement is another handle.
+
+    Attributes:
+        load: sub-environments placed here.
+        ready: done when the worker serves; fails with Unavailable where it never does.
+        loss: why it died, once it has.
+    """
+
+    def __init__(self, slot: int, incarnation: int, settings: WorkerSettings) -> None:
+        self.name = f"worker-{slot}"
+        self.slot = slot
+        self.load = 0
+        self.loss: SessionLost | None = None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settings = settings
+        self._secret = secrets.token_hex(16)
+        self.instance_id = f"{settings.labels['run']}-{self.name}-{incarnation}"
+        self.socket = settings.folder / f"{self.name}-{incarnation}.sock"
+        self.log = settings.folder / "log" / f"{self.name}.log"
+        self.pid: int | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether the worker ever came up."""
+        return self.ready.done() and self.ready.exception() is None
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.socket}"
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((SECRET_KEY, self._secret),)
+
+    @property
+    def stub(self) -> pb_grpc.WorkerAsyncStub:
+        assert self._channel is not None, "the worker is not ready"
+        return pb_grpc.WorkerStub(self._channel)  # type: ignore[return-value]
+
+    def spec(self) -> InstanceSpec:
+        """The instance that the backend is to start."""
+        settings = self._settings
+        config = WorkerConfig(
+            name=self.name,
+            socket=self.socket,
+            secret=self._secret,
+            parent=settings.parent,
+            import_paths=settings.import_paths,
+            modules=settings.modules,
+            code_policy=settings.code_policy,
+            code_folder=settings.code_folder,
+        )
+        return InstanceSpec(
+            id=self.instance_id,
+            argv=(sys.executable, "-c", BOOTSTRAP),
+            config=json.dumps(config.model_dump(mode="json")).encode(),
+            environ=settings.environ,
+            directory=settings.directory,
+            log=self.log,
+            labels=settings.labels,
+        )
+
+    async def connect(self, on_closed: Callable[[str], None]) -> None:
+        """Waits until the worker serves, says so through `ready`, and follows its events until it ends."""
+        while not self.socket.exists():
+            await asyncio.sleep(0.01)
+        self._channel = grpc.aio.insecure_channel(self.address, options=list(OPTIONS))
+        events = self.stub.Watch(pb.WatchRequest(), metadata=self.metadata, wait_for_ready=True)
+        await events.initial_metadata()
+        self.ready.set_result(None)
+        try:
+            async for event in events:
+                on_closed(event.closed_shard_id)
+        except grpc.aio.AioRpcError as error:
+            # The worker has ended, which the backend reports with its reason.
+            logger.debug("%s: the event stream ended: %s", self.name, error.details())
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Drops the connection and what the worker left in the folder."""
+        if self._channel is not None:
+            await self._channel.close()
+        self.socket.unlink(missing_ok=True)
+
+    def died(self, how: Exit) -> None:
+        """Takes down how the worker ended."""
+        process = f"process {self.pid}" if self.pid is not None else "in-process"
+        self._lost(f"{self.name} ({process}) ended by {how}")
+
+    def failed(self, error: MegaflowError) -> None:
+        """Takes down why the worker could not be started."""
+        self._lost(f"{self.name} could not be started: {error.message}")
+
+    def _lost(self, what: str) -> None:
+        tail = self._log_tail()
+        message = f"{what}. The last lines of its log:\n{tail}" if tail else what
+        self.loss = SessionLost(message)
+        if not self.ready.done():
+            self.ready.set_exception(Unavailable(f"before it served anything, {message}"))
+            self.ready.exception()  # whoever waits is told; that nobody waits is no fault
+
+    def _log_tail(self) -> str:
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return ""
+        return "\n".join(lines[-_TAIL_LINES:])
+

@@ -1,0 +1,33 @@
+"""What a gateway and the workers that it starts agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from megaflow.protocol import megaflow_pb2 as pb
+
+# Metadata key under which a gateway shows a worker its secret.
+SECRET_KEY = "megaflow-worker-secret"
+
+# What a starting worker runs. Its configuration comes first, so that imports happen with the right paths.
+BOOTSTRAP = (
+    "import json, sys; config = json.loads(sys.stdin.buffer.read()); "
+    "sys.path[:] = config['import_paths']; from megaflow_server.worker.main import main; main(config)"
+)
+
+
+class WorkerConfig(BaseModel):
+    """What a worker reads on its standard input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    socket: Path
+    secret: str  # 128 random bits in hex: who may control this worker
+    parent: int  # process id: when it ends, so does the worker
+    import_paths: list[str]
+    modules: list[str] = []  # imported before serving: they register environments
+    code_policy: int = pb.CODE_POLICY_REGISTERED
+    code_folder: Path | None = None

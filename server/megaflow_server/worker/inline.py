@@ -1,0 +1,129 @@
+"""`server="inline"`: environments in the calling process and on the calling thread, for a debugger.
+
+The same hosts and the same codecs as in a worker, so that what works here works there; a breakpoint inside
+an environment's `step` stops in the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import Any
+
+from megaflow.errors import FailedPrecondition, InvalidArgument, NotFound, SessionLost
+from megaflow.protocol import failures
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.transport.machine import ShardMachine, Verb
+from megaflow_server.worker.hosts import Host
+from megaflow_server.worker.makers import MakerResolver, catalogue
+from megaflow_server.worker.verbs import apply, make_host
+
+
+class _Memory:
+    """A code store within one process: things keep their identity."""
+
+    def __init__(self) -> None:
+        self._things: dict[str, object] = {}
+
+    def put(self, thing: object, *, path: str) -> str:
+        name = f"{len(self._things)}:{path}"
+        self._things[name] = thing
+        return name
+
+    def load(self, name: str) -> Any:
+        return self._things[name]
+
+
+class _InlineChannel:
+    """A shard session without a transport; see `megaflow.transport.stream.ShardChannel`."""
+
+    def __init__(self, shard: pb.Shard, host: Host) -> None:
+        self._machine = ShardMachine(shard.shard_id, shard.token)
+        self._host: Host | None = host
+        self._errors: dict[int, Exception] = {}
+        self._pid = os.getpid()
+
+    def send(self, verb: Verb) -> int:
+        if os.getpid() != self._pid:
+            raise FailedPrecondition(
+                f"this session was opened in process {self._pid} and cannot be used in its fork {os.getpid()}"
+            )
+        if self._host is None:
+            raise FailedPrecondition("the session is closed")
+        sequence, frame = self._machine.request(verb)
+        reply, error = apply(self._host, frame.request)
+        if isinstance(verb, pb.Close):
+            self._host = None
+        if error is not None:
+            self._errors[sequence] = error
+        self._machine.receive(pb.ServerFrame(reply=reply))
+        return sequence
+
+    def wait(self, sequence: int, timeout: float | None) -> pb.Reply:
+        reply = self._machine.take(sequence)
+        if reply is None:
+            raise NotFound(f"request {sequence} has no reply")
+        error = self._errors.pop(sequence, None)
+        if error is not None:
+            raise _as_seen_remotely(reply.error, error)
+        return reply
+
+    def abandon(self, sequence: int) -> None:
+        self._errors.pop(sequence, None)
+        self._machine.abandon(sequence)
+
+    def close(self) -> None:
+        if self._host is not None and os.getpid() == self._pid:
+            host, self._host = self._host, None
+            host.close()
+
+
+def _as_seen_remotely(message: pb.Error, error: Exception) -> Exception:
+    """What a remote caller would see, with the real exception behind it for a debugger."""
+    seen = failures.from_message(message)
+    (seen.__cause__ or seen).__cause__ = error
+    return seen
+
+
+class InlineConnection:
+    """See `megaflow.connection.Connection`; reached through the entry point group `megaflow.inline`."""
+
+    address: str | None = "inline"
+    code_policy = pb.CODE_POLICY_EMBEDDED
+
+    def __init__(self) -> None:
+        self.store = _Memory()
+        self._resolver = MakerResolver(self.code_policy, self.store.load)
+        self._hosts: dict[str, Host] = {}
+
+    def environments(self) -> list[pb.EnvironmentInfo]:
+        return sorted(catalogue(), key=lambda info: info.id)
+
+    def open_session(self, spec: pb.EnvironmentSpec) -> pb.OpenSessionResponse:
+        try:
+            host = make_host(spec, self._resolver)
+        except Exception as error:
+            raise _as_seen_remotely(failures.to_message(error), error) from None
+        shard_id = secrets.token_hex(8)
+        self._hosts[shard_id] = host
+        shard = pb.Shard(
+            shard_id=shard_id, count=max(spec.num_envs, 1), environment=host.describe()
+        )
+        return pb.OpenSessionResponse(session_id=shard_id, shards=[shard])
+
+    def attach(self, shard: pb.Shard) -> _InlineChannel:
+        return _InlineChannel(shard, self._hosts.pop(shard.shard_id))
+
+    def reopen_shard(self, session_id: str, shard_id: str) -> pb.Shard:
+        raise InvalidArgument(f"shard {shard_id}: what runs in the calling process is never lost")
+
+    def explain_loss(self, session_id: str, shard_id: str, cause: Exception) -> SessionLost:
+        return SessionLost(f"the session ended: {cause}")
+
+    def close_session(self, session_id: str) -> None:
+        host = self._hosts.pop(session_id, None)
+        if host is not None:
+            host.close()
+
+    def close(self) -> None:
+        """Nothing is shared, so there is nothing to give back."""

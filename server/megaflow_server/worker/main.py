@@ -1,0 +1,66 @@
+"""The worker process, from its configuration on standard input to its end."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import grpc
+
+from megaflow.code import CodeFolder
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
+from megaflow.transport.chunks import LIMITS
+from megaflow_server import linux
+from megaflow_server.launch import WorkerConfig
+from megaflow_server.worker.makers import MakerResolver
+from megaflow_server.worker.service import SessionsService, SessionTable, WorkerService
+
+# Seconds that environments get to close when the worker is told to end.
+CLOSE_GRACE = 2.0
+
+# One thread per open stream or running call; they are made as needed.
+_MAX_THREADS = 10_000
+
+def main(raw: dict[str, object]) -> None:
+    """Serves until told to end by SIGTERM, or until the parent has gone."""
+    config = WorkerConfig.model_validate(raw)
+    linux.set_parent_death_signal(config.parent)
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {config.name} %(message)s")
+    stop = threading.Event()
+    # Ctrl-C at a server's terminal reaches its workers too; the server is who ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    for module in config.modules:
+        importlib.import_module(module)
+    load = CodeFolder(config.code_folder).load if config.code_folder else None
+    table = SessionTable(MakerResolver(cast("pb.CodePolicy", config.code_policy), load))
+    server = _serve(config, table)
+    stop.wait()
+    server.stop(grace=None)
+    table.close_all(CLOSE_GRACE)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # An environment's threads, and gRPC's, are no reason to stay.
+    os._exit(0)
+
+
+def _serve(config: WorkerConfig, table: SessionTable) -> grpc.Server:
+    server = grpc.server(
+        ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="grpc"),
+        options=LIMITS,
+    )
+    pb_grpc.add_WorkerServicer_to_server(WorkerService(table, config.secret), server)
+    pb_grpc.add_SessionsServicer_to_server(SessionsService(table), server)
+    # Bound under another name and renamed, so that the socket is there only once it answers.
+    scratch = config.socket.with_suffix(".new")
+    server.add_insecure_port(f"unix:{scratch}")
+    server.start()
+    scratch.rename(config.socket)
+    return server

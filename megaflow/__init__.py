@@ -2,8 +2,10 @@
 
 import os as _os
 
-# Before anything imports gRPC, which reads it once: see transport/channels.py on forks.
+# Before anything imports gRPC, which reads these once. Forks: see transport/channels.py. Verbosity: what
+# goes wrong with a connection is told by our errors, not by lines on somebody's terminal.
 _os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+_os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from megaflow.client import Client, EnvironmentInfo, make, make_vec  # noqa: E402
 from megaflow.env import RemoteEnv  # noqa: E402

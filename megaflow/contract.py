@@ -12,11 +12,8 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector.utils import (
-    batch_differing_spaces,
-    batch_space,
-    is_space_dtype_shape_equiv,
-)
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
+from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
 _VERSION = tuple(int(part) for part in gym.__version__.split(".")[:2])
 _ASSERTS = _VERSION < (1, 4)

@@ -191,9 +191,8 @@ class RemoteEnv(gym.Env[Any, Any]):
         )
         return _RemoteMethod(self, name) if is_method else value
 
-    def __repr__(self) -> str:
-        where = self._connection.address or "embedded server"
-        return f"<{type(self).__name__}<{name_of(self._env_id)} at {where}>>"
+    def __str__(self) -> str:
+        return f"<{type(self).__name__}<{name_of(self._env_id)}>>"
 
     def __del__(self) -> None:
         session = self.__dict__.get("_session")

@@ -56,7 +56,10 @@ def _tables() -> tuple[list[int], list[int], list[int], list[int]]:
         charge[0xA0 + n] = 88 + 5 * n if n > 1 else 8
     for first in range(0xE0, 0xFB):  # -32 .. -6: CPython keeps -5 and above
         charge[first] = 40
-    for first, step, per_unit in ((0xC4, 48, 1), (0xD9, 88, 5)):  # bin, str: UTF-8 of n bytes becomes up to 5n
+    for first, step, per_unit in (
+        (0xC4, 48, 1),
+        (0xD9, 88, 5),
+    ):  # bin, str: UTF-8 of n bytes becomes up to 5n
         for i in range(3):
             size[first + i], width[first + i] = 1 + (1 << i), 1 << i
             charge[first + i], unit[first + i] = step, per_unit
@@ -118,7 +121,9 @@ def _skip(*parts: bytes) -> int:
 def _stack() -> int:
     """How many levels msgpack's C extension follows: a constant of its build."""
     if "fallback" in msgpack.Unpacker.__module__:
-        raise ImportError("megaflow needs msgpack's C extension: its Python fallback bounds neither depth nor time")
+        raise ImportError(
+            "megaflow needs msgpack's C extension: its Python fallback bounds neither depth nor time"
+        )
     low, high = 1, 1 << 16
     while high - low > 1:
         middle = (low + high) // 2
@@ -157,8 +162,8 @@ def admit(data: bytes, padding: int) -> None:
     """
     if len(data) > MAX_DEPTH:  # a shorter one can neither nest deeper nor claim much
         check_structure(data)
-    suspicious = any(spelling in data for spelling in _TIMESTAMPS)
-    if suspicious or len(data) * _WORST > ALLOWANCE:
+    large = len(data) * _WORST > ALLOWANCE
+    if large or (b"\xff" in data and any(spelling in data for spelling in _TIMESTAMPS)):
         cost = charge(data)
         if cost >= _FORBIDDEN:
             raise ValueError("it holds an extension type that the wire does not have")

@@ -1,0 +1,338 @@
+"""The extension types of values: their numbers, and the bytes inside them. `values` documents them in one table.
+
+Two kinds. A *payload* extension holds bytes that are no msgpack. A *marker* has no payload: as the first element
+of a list it says what that list stands for. So nothing is packed inside a payload, and one pass over the message
+bounds its depth and its cost.
+
+Functions here raise ValueError on what they cannot take; `values` adds the path.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from gymnasium.spaces.graph import GraphInstance
+from numpy.random.bit_generator import ISeedSequence
+
+__all__ = [
+    "ARRAY",
+    "GENERATOR",
+    "GRAPH",
+    "INTEGER",
+    "MAP",
+    "MARKERS",
+    "OBJECTS",
+    "PADDING",
+    "SCALAR",
+    "TUPLE",
+    "Marker",
+    "array_parts",
+    "array_value",
+    "generator_state",
+    "integer_payload",
+    "integer_value",
+    "scalar_payload",
+    "scalar_value",
+]
+
+ARRAY: Final = 1
+SCALAR: Final = 2
+INTEGER: Final = 3
+PADDING: Final = 4
+TUPLE: Final = 16
+MAP: Final = 17
+GRAPH: Final = 18
+GENERATOR: Final = 19
+OBJECTS: Final = 20
+
+# numpy's own limit before 2.0.
+_MAX_NDIM: Final = 32
+# A dimension has 32 bits on the wire, and so has msgpack's length of the whole.
+_MAX_DIMENSION: Final = (1 << 32) - 1
+_LITTLE: Final = sys.byteorder == "little"
+
+_NUMBERS: Final = "|b1 |i1 <i2 <i4 <i8 |u1 <u2 <u4 <u8 <f2 <f4 <f8 <c8 <c16".split()
+_DTYPE: Final = re.compile(
+    r"[<>][iu][248]|[<>]f[248]|[<>]c(8|16)|\|[biu]1|[<>]U[1-9]\d{0,8}|\|S[1-9]\d{0,8}"
+)
+
+
+# ---------------------------------------------------------------- arrays
+
+
+class _Layout(NamedTuple):
+    """What an array's header says: its dtype, the same in little-endian order, its shape and its size in bytes."""
+
+    dtype: np.dtype[Any]
+    wire: np.dtype[Any]
+    shape: tuple[int, ...]
+    size: int
+
+
+@lru_cache(maxsize=1024)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bool]:
+    """The header of an array, and whether its bytes have to be swapped."""
+    name = dtype.str
+    if not _DTYPE.fullmatch(name) or dtype.fields is not None:
+        raise ValueError(
+            f"arrays of dtype {dtype} are not on the wire; numbers, bool, U and S of fixed width are"
+        )
+    if len(shape) > _MAX_NDIM or max(shape, default=0) > _MAX_DIMENSION:
+        raise ValueError(
+            f"an array of shape {shape} has more than {_MAX_NDIM} or too large dimensions"
+        )
+    text = name.encode()
+    return struct.pack(f"<B{len(text)}sB{len(shape)}I", len(text), text, len(shape), *shape), name[
+        0
+    ] == ">"
+
+
+def array_parts(array: np.ndarray[Any, Any]) -> tuple[bytes, bytes | np.ndarray[Any, Any]]:
+    """Header and contents of an array, both of them bytes-like: joined, they are the payload."""
+    header, swapped = _header(array.dtype, array.shape)
+    if swapped:
+        return header, array.byteswap().tobytes()
+    return header, array if array.flags.c_contiguous else array.tobytes()
+
+
+@lru_cache(maxsize=1024)
+def _layout(header: bytes) -> _Layout:
+    name = header[1 : 1 + header[0]].decode("ascii", "replace")
+    if not _DTYPE.fullmatch(name):
+        raise ValueError(f"an array of dtype {name!r}")
+    shape = struct.unpack(f"<{header[1 + header[0]]}I", header[2 + header[0] :])
+    if len(shape) > _MAX_NDIM:
+        raise ValueError(f"an array of {len(shape)} dimensions")
+    dtype = np.dtype(name)
+    return _Layout(
+        dtype, np.dtype(name.replace(">", "<")), shape, dtype.itemsize * math.prod(shape)
+    )
+
+
+def _read_header(payload: bytes | memoryview, start: int) -> tuple[bytes, int]:
+    """The header that begins at `start`, and where it ends."""
+    try:
+        dimensions = start + 1 + payload[start]
+        end = dimensions + 1 + 4 * payload[dimensions]
+    except IndexError:
+        raise ValueError("an array without its header") from None
+    if end > len(payload):
+        raise ValueError("an array without its header")
+    return bytes(payload[start:end]), end
+
+
+def array_value(payload: bytes | memoryview, start: int = 0) -> np.ndarray[Any, Any]:
+    """The array whose header begins at `start`: a writable copy that owns its memory."""
+    header, end = _read_header(payload, start)
+    dtype, wire, shape, size = _layout(header)
+    if len(payload) - end != size:
+        raise ValueError(
+            f"an array of shape {shape} and dtype {dtype} in {len(payload) - end} bytes, not {size}"
+        )
+    if not size:
+        return np.empty(shape, dtype)
+    view: np.ndarray[Any, Any] = np.ndarray(shape, wire, payload, end)
+    _check_contents(view)
+    return view.copy() if dtype is wire or dtype == wire else view.astype(dtype)
+
+
+def _check_contents(view: np.ndarray[Any, Any]) -> None:
+    """Refuses bytes that numpy would take and choke on later: bools other than 0 and 1, text beyond Unicode."""
+    kind = view.dtype.kind
+    if kind == "b" and view.view(np.uint8).max() > 1:
+        raise ValueError("an array of bools with a byte that is neither 0 nor 1")
+    if kind == "U":
+        flat = np.ndarray((view.size * view.dtype.itemsize // 4,), "<u4", view.data)
+        if flat.max() > sys.maxunicode:
+            raise ValueError("an array of text with a character beyond Unicode")
+
+
+# ---------------------------------------------------------------- scalars and integers
+
+_SCALARS: Final[dict[type, bytes]] = {
+    np.dtype(name).type: _header(np.dtype(name), ())[0] for name in _NUMBERS
+}
+_TEXT: Final = b"\x01U\x00"
+_BYTES: Final = b"\x01S\x00"
+
+
+def scalar_payload(value: np.generic) -> bytes:
+    """Payload of a numpy scalar; of `np.str_` and `np.bytes_` what they hold, trailing zeros included."""
+    if type(value) is np.str_:
+        return _TEXT + str.encode(value)  # not str(value), which drops trailing zeros
+    if type(value) is np.bytes_:
+        return _BYTES + bytes.__getitem__(value, slice(None))
+    header = _SCALARS.get(type(value))
+    if header is None:
+        raise ValueError(f"numpy scalars of dtype {value.dtype.char!r} are not on the wire")
+    return header + (value if _LITTLE else value.byteswap()).tobytes()
+
+
+def scalar_value(payload: bytes) -> np.generic:
+    """The numpy scalar in a payload."""
+    header, end = _read_header(payload, 0)
+    if header == _TEXT:
+        return np.str_(payload[end:].decode())
+    if header == _BYTES:
+        return np.bytes_(payload[end:])
+    dtype, wire, shape, size = _layout(header)
+    if shape or dtype != wire or dtype.kind in "US" or len(payload) - end != size:
+        raise ValueError(
+            f"a numpy scalar of dtype {dtype} and shape {shape} in {len(payload) - end} bytes"
+        )
+    view: np.ndarray[Any, Any] = np.ndarray((), wire, payload, end)
+    _check_contents(view)
+    scalar: np.generic = view[()]
+    return scalar
+
+
+def integer_payload(value: int) -> bytes:
+    """An int of any size: two's complement, little-endian."""
+    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+
+
+def integer_value(payload: bytes) -> int:
+    """The int in a payload."""
+    return int.from_bytes(payload, "little", signed=True)
+
+
+# ---------------------------------------------------------------- random generators
+
+
+class _NoSeed(ISeedSequence):
+    """Stands where the seed sequence was, which does not travel: `Generator.spawn` raises, as it should."""
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray[Any, Any]:
+        return np.ones(n_words, dtype)
+
+
+_BIT_GENERATORS: Final[dict[str, type[np.random.BitGenerator]]] = {
+    cls.__name__: cls
+    for cls in (
+        np.random.MT19937,
+        np.random.PCG64,
+        np.random.PCG64DXSM,
+        np.random.Philox,
+        np.random.SFC64,
+    )
+}
+# Indices into the state's own buffers, which numpy does not check: beyond them it reads foreign memory.
+_INDICES: Final = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
+
+
+def generator_state(generator: np.random.Generator) -> dict[str, Any]:
+    """The state of a generator, as numpy gives it; it names its bit generator."""
+    bits = generator.bit_generator
+    if _BIT_GENERATORS.get(type(bits).__name__) is not type(bits):
+        raise ValueError(
+            f"a generator over {type(bits)}; {', '.join(_BIT_GENERATORS)} can be encoded"
+        )
+    return dict(bits.state)
+
+
+def _generator(items: list[Any]) -> np.random.Generator:
+    state = items[1] if len(items) == 2 else None
+    name = state.get("bit_generator") if type(state) is dict else None
+    if type(name) is not str or name not in _BIT_GENERATORS:
+        raise ValueError(f"a random generator over {name!r}")
+    bits = _BIT_GENERATORS[name](_NoSeed())
+    _check_state(state, bits.state, name)
+    try:
+        bits.state = state
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"a state that {name} refuses: {error}") from None
+    return np.random.Generator(bits)
+
+
+def _check_state(state: Any, model: Any, where: str) -> None:
+    """Refuses a state that is not built like `model`, the state of a fresh generator."""
+    if type(state) is not type(model):
+        raise ValueError(f"{where} is {type(state)}")
+    if isinstance(model, dict):
+        if state.keys() != model.keys():
+            raise ValueError(f"{where} has the keys {sorted(map(repr, state))}")
+        for key, part in model.items():
+            _check_state(state[key], part, f"{where}[{key!r}]")
+            if key in _INDICES and not 0 <= state[key] <= _INDICES[key]:
+                raise ValueError(f"{where}[{key!r}] is {state[key]}")
+    elif isinstance(model, np.ndarray):
+        if state.shape != model.shape or state.dtype != model.dtype:
+            raise ValueError(f"{where} has shape {state.shape} and dtype {state.dtype}")
+    elif isinstance(model, int) and not 0 <= state < 1 << 128:
+        raise ValueError(f"{where} is out of range")
+
+
+# ---------------------------------------------------------------- markers
+
+
+class Marker:
+    """What a marker decodes to, until the list that it begins is complete and `build` makes the value of it."""
+
+    __slots__ = ("build",)
+
+    def __init__(self, build: Callable[[list[Any]], Any]) -> None:
+        self.build = build
+
+
+def _tuple(items: list[Any]) -> tuple[Any, ...]:
+    del items[0]
+    return tuple(items)
+
+
+# Keys of honest maps hardly ever share a hash (-1 and -2 do); many that do cost a dict quadratic time, and the
+# hashes of numbers and tuples, unlike those of str and bytes, can be chosen.
+_MAX_COLLISIONS: Final = 16
+
+
+def _map(items: list[Any]) -> dict[Any, Any]:
+    if not len(items) % 2:
+        raise ValueError("a map with a key and no value")
+    keys = items[1::2]
+    try:
+        if len(keys) - len(set(map(hash, keys))) > _MAX_COLLISIONS:
+            raise ValueError(
+                f"a map with more than {_MAX_COLLISIONS} keys of a hash that another key has"
+            )
+        pairs = dict(zip(keys, items[2::2], strict=True))
+    except TypeError as error:
+        raise ValueError(f"a map key: {error}") from None
+    if len(pairs) != len(keys):
+        raise ValueError("a map with the same key twice")
+    return pairs
+
+
+def _graph(items: list[Any]) -> GraphInstance:
+    if len(items) != 4:
+        raise ValueError(f"a GraphInstance of {len(items) - 1} parts, not 3")
+    return GraphInstance(*items[1:])
+
+
+def _objects(items: list[Any]) -> np.ndarray[Any, Any]:
+    shape = items[1] if len(items) > 1 else None
+    if type(shape) is not list or len(shape) > _MAX_NDIM:
+        raise ValueError("an object array without its shape")
+    if not all(type(n) is int and 0 <= n <= _MAX_DIMENSION for n in shape):
+        raise ValueError("an object array with a dimension that is none")
+    if math.prod(shape) != len(items) - 2:
+        raise ValueError(f"an object array of shape {tuple(shape)} with {len(items) - 2} elements")
+    array = np.empty(tuple(shape), object)
+    flat = array.reshape(-1)
+    for i in range(len(flat)):
+        flat[i] = items[i + 2]
+    return array
+
+
+MARKERS: Final = {
+    TUPLE: Marker(_tuple),
+    MAP: Marker(_map),
+    GRAPH: Marker(_graph),
+    GENERATOR: Marker(_generator),
+    OBJECTS: Marker(_objects),
+}

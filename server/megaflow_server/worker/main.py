@@ -28,6 +28,7 @@ CLOSE_GRACE = 2.0
 # One thread per open stream or running call; they are made as needed.
 _MAX_THREADS = 10_000
 
+
 def main(raw: dict[str, object]) -> None:
     """Serves until told to end by SIGTERM, or until the parent has gone."""
     config = WorkerConfig.model_validate(raw)
@@ -37,11 +38,7 @@ def main(raw: dict[str, object]) -> None:
     # Ctrl-C at a server's terminal reaches its workers too; the server is who ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    for module in config.modules:
-        importlib.import_module(module)
-    load = CodeFolder(config.code_folder).load if config.code_folder else None
-    table = SessionTable(MakerResolver(cast("pb.CodePolicy", config.code_policy), load))
-    server = _serve(config, table)
+    server, table = start(config)
     stop.wait()
     server.stop(grace=None)
     table.close_all(CLOSE_GRACE)
@@ -51,7 +48,12 @@ def main(raw: dict[str, object]) -> None:
     os._exit(0)
 
 
-def _serve(config: WorkerConfig, table: SessionTable) -> grpc.Server:
+def start(config: WorkerConfig) -> tuple[grpc.Server, SessionTable]:
+    """Imports the worker's modules and serves at its socket; the caller stops the server, closes the table."""
+    for module in config.modules:
+        importlib.import_module(module)
+    load = CodeFolder(config.code_folder).load if config.code_folder else None
+    table = SessionTable(MakerResolver(cast("pb.CodePolicy", config.code_policy), load))
     server = grpc.server(
         ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="grpc"),
         options=LIMITS,
@@ -63,4 +65,4 @@ def _serve(config: WorkerConfig, table: SessionTable) -> grpc.Server:
     server.add_insecure_port(f"unix:{scratch}")
     server.start()
     scratch.rename(config.socket)
-    return server
+    return server, table

@@ -1,0 +1,41 @@
+"""Options that several commands have, spelled alike, and their values."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="ADDR",
+        help="host:port or unix:/path. Without it: $MEGAFLOW_SERVER, else an embedded server.",
+    ),
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+EnvKwargs = Annotated[
+    str,
+    typer.Option(
+        "--env-kwargs",
+        metavar="JSON",
+        help="""The environment's arguments, a JSON object: '{"max_steps": 10}'.""",
+    ),
+]
+
+
+def env_kwargs_of(text: str) -> dict[str, Any]:
+    """The value of --env-kwargs. Raises BadParameter for anything but a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--env-kwargs {text!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(
+            f'--env-kwargs {text!r} is no JSON object; write it as {{"name": value}}'
+        )
+    return value

@@ -1,0 +1,82 @@
+"""`megaflow serve`: a server for environments, in the foreground."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megaflow_server.cli.errors import USAGE, fail
+
+
+def serve(
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDR",
+            help="host:port or unix:/path; several are fine. Port 0 chooses a free one. "
+            "Default: 127.0.0.1:7447",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that run environments. Default: one per usable CPU"),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What starts workers. Default: process"),
+    ] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="A module that registers environments; several are fine.",
+        ),
+    ] = None,
+    allow_import: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-import/--no-allow-import",
+            show_default=False,
+            help="Let clients name modules to import. Default: no",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="megaflow.toml; options here win over what it says."),
+    ] = None,
+) -> None:
+    """Serve environments until Ctrl-C or SIGTERM."""
+    # megaflow switches gRPC's fork handlers on, for clients; in a server they would stop environments
+    # that fork. gRPC reads this once, when it is imported.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    from megaflow.errors import MegaflowError
+    from megaflow_server import standalone
+    from megaflow_server.config import load
+
+    options = {
+        "listen": listen,
+        "workers": workers,
+        "backend": backend,
+        "modules": modules,
+        "allow_import": allow_import,
+    }
+    try:
+        settings = load(config, options)
+
+        def announce(addresses: Sequence[str]) -> None:
+            size = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
+            for address in addresses:
+                typer.echo(
+                    f"Serving environments at {address} ({size}, backend {settings.backend}). "
+                    "Ctrl-C ends it."
+                )
+
+        standalone.main(settings, announce)
+    except MegaflowError as error:
+        # Whatever keeps a server from starting is in what it was told to do.
+        fail(error.message, USAGE)

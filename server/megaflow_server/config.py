@@ -1,0 +1,96 @@
+"""The server's configuration: `megaflow.toml`, and what the command line says instead."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from megaflow.errors import InvalidArgument
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class ServerConfig(BaseModel):
+    """The table `[server]`; each field is an option of `megaflow serve`, too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    # Addresses, host:port or unix:/path. Default: loopback, since nobody asks a client who it is.
+    listen: list[str] = Field(["127.0.0.1:7447"], min_length=1)
+    # Processes that run environments. Default: one per CPU that the server may use, since one
+    # process steps its environments on one CPU at a time.
+    workers: PositiveInt = Field(default_factory=usable_cpus)
+    # What starts workers. Default: processes of this host, which need nothing else.
+    backend: str = "process"
+    # Modules that each worker imports before it serves; they register environments. Default: none,
+    # so gymnasium's own environments.
+    modules: list[str] = Field([], alias="import")
+    # Whether clients may name modules to import ("module:Env-v0"). Default: no, since whoever may
+    # do so runs code of their choice among what is installed.
+    allow_import: bool = False
+
+
+class Config(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    # What `megaflow serve` does. Default: the table's own.
+    server: ServerConfig = Field(default_factory=lambda: ServerConfig.model_validate({}))
+
+
+def load(path: Path | None, options: Mapping[str, Any]) -> ServerConfig:
+    """The server's configuration from a file, where there is one, with options laid over it.
+
+    Args:
+        options: by the names of the fields, and of their types; None and empty lists leave what the file
+            says.
+
+    Raises:
+        InvalidArgument: names the file, the key, its value and what is expected; every fault, a line each.
+    """
+    tables: dict[str, Any] = _read(path) if path is not None else {}
+    try:
+        server = Config.model_validate(tables).server
+    except ValidationError as error:
+        raise InvalidArgument("\n".join(f"{path}: {line}" for line in _faults(error))) from None
+    given = {key: value for key, value in options.items() if value is not None and value != []}
+    return server.model_copy(update=given)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidArgument(f"--config {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{path} is no TOML: {error}") from error
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_url=False):
+        location = fault["loc"]
+        key = ".".join(map(str, location))
+        if fault["type"] == "extra_forbidden":
+            yield f"{key}: unknown key{_nearest(location)}"
+        else:
+            yield f"{key} = {fault['input']!r}: {fault['msg']}"
+
+
+def _nearest(location: Sequence[int | str]) -> str:
+    """The known key that comes closest to an unknown one, as a half-sentence."""
+    fields = (Config if len(location) == 1 else ServerConfig).model_fields
+    known = [
+        ".".join(map(str, (*location[:-1], info.alias or name))) for name, info in fields.items()
+    ]
+    close = difflib.get_close_matches(".".join(map(str, location)), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"

@@ -1,0 +1,96 @@
+"""The server behind `megaflow serve`: put together from its configuration, until a signal ends it.
+
+The one place where a gateway and workers may meet in a process: the fake backend's workers run in the
+server's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow_server.backends import Backend, get_backend
+from megaflow_server.backends.fake import FakeBackend
+from megaflow_server.config import ServerConfig
+from megaflow_server.gateway.server import (
+    Gateway,
+    GatewaySettings,
+    local_address,
+    private_folder,
+)
+
+Announce = Callable[[Sequence[str]], None]
+
+
+def main(config: ServerConfig, announce: Announce) -> None:
+    """Serves until SIGINT, SIGTERM or SIGHUP; nothing of it is left when this returns.
+
+    Args:
+        announce: gets the addresses, once every worker serves.
+
+    Raises:
+        MegaflowError: it cannot start: an address, a backend, or a module that workers cannot import.
+    """
+    for address in config.listen:
+        local_address(address)
+    # What goes wrong before it serves is raised; it need not be in the log as well.
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
+    asyncio.run(_main(config, announce))
+
+
+async def _main(config: ServerConfig, announce: Announce) -> None:
+    ended = asyncio.Event()
+    _on_signals(ended)
+    backend = _backend(config.backend)
+    async with private_folder() as folder, Gateway(_settings(config, folder), backend) as gateway:
+        ready = asyncio.ensure_future(gateway.ready())
+        stopped = asyncio.ensure_future(ended.wait())
+        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            await ready
+            logging.getLogger("megaflow_server").setLevel(logging.INFO)
+            announce(gateway.addresses)
+        else:
+            ready.cancel()
+        await stopped
+
+
+def _on_signals(ended: asyncio.Event) -> None:
+    """Sets `ended` at the first signal that asks for an end; later ones change nothing."""
+    loop = asyncio.get_running_loop()
+    # A terminal that is closed sends SIGHUP, unless nohup has it ignored.
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+
+    def end() -> None:
+        ended.set()
+        for number in numbers:
+            # Past the loop's own end, where an impatient Ctrl-C would be a traceback.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+
+    for number in numbers:
+        loop.add_signal_handler(number, end)
+
+
+def _backend(name: str) -> Backend:
+    if name == FakeBackend.name:
+        from megaflow_server.worker.in_process import run  # and with it gymnasium
+
+        return FakeBackend(run)
+    return get_backend(name)
+
+
+def _settings(config: ServerConfig, folder: Path) -> GatewaySettings:
+    return GatewaySettings(
+        folder=folder,
+        listen=config.listen,
+        max_workers=config.workers,
+        warm_workers=config.workers,
+        modules=config.modules,
+        code_policy=(pb.CODE_POLICY_IMPORT if config.allow_import else pb.CODE_POLICY_REGISTERED),
+    )

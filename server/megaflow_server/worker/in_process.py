@@ -1,0 +1,50 @@
+"""Workers within the server's own process: the body of the fake backend's instances.
+
+For tests and debugging. Environments share the server's process and its fate; a module is imported once,
+whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+
+import grpc
+
+from megaflow.errors import FailedPrecondition
+from megaflow_server.backends.base import InstanceSpec
+from megaflow_server.launch import WorkerConfig
+from megaflow_server.worker.main import CLOSE_GRACE, start
+from megaflow_server.worker.service import SessionTable
+
+
+class InProcessWorker:
+    """A running worker; see `megaflow_server.backends.fake.Body`."""
+
+    def __init__(self, server: grpc.Server, table: SessionTable) -> None:
+        self._server = server
+        self._table = table
+
+    async def close(self) -> None:
+        """Breaks every stream at once, as a process's death does; then closes the environments."""
+        self._server.stop(grace=None)
+        await asyncio.to_thread(self._table.close_all, CLOSE_GRACE)
+
+
+def run(spec: InstanceSpec) -> InProcessWorker:
+    """Starts the worker that a gateway describes in the configuration of an instance.
+
+    It returns once the worker serves, having kept the event loop waiting for as long as its modules
+    take to import.
+
+    Raises:
+        FailedPrecondition: a module cannot be imported; the instance's log has the traceback.
+    """
+    config = WorkerConfig.model_validate_json(spec.config)
+    try:
+        return InProcessWorker(*start(config))
+    except (Exception, SystemExit) as error:  # whatever a user's module may raise
+        spec.log.parent.mkdir(parents=True, exist_ok=True)
+        with spec.log.open("a") as log:
+            log.write("".join(traceback.format_exception(error)))
+        raise FailedPrecondition(f"{type(error).__name__}: {error}") from error

@@ -129,10 +129,14 @@ class Control:
             raise failures.from_rpc_error(error, self.address) from None
 
     def _retried(self, call: Callable[[], T]) -> T:
+        """The answer; asked for once more where the connection failed, and not where the server refused."""
         try:
-            return self._call(call)
-        except Unavailable:
-            return self._call(call)
+            return call()
+        except grpc.RpcError as error:
+            status = error.code() if isinstance(error, grpc.Call) else None
+            if status is not grpc.StatusCode.UNAVAILABLE or failures.message_of(error) is not None:
+                raise failures.from_rpc_error(error, self.address) from None
+        return self._call(call)
 
     def close(self) -> None:
         """Gives the connection back. Idempotent."""

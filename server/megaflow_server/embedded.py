@@ -22,6 +22,9 @@ from megaflow_server.gateway.server import Gateway, GatewaySettings, private_fol
 # Workers that start with the server; more come as sessions need them.
 _WARM_WORKERS = 2
 
+# Everything is to be gone within 5 s of the client's end, however it ends.
+_STOP_GRACE = 1.5
+
 
 class Config(TypedDict):
     """What the client writes to standard input, as one line of JSON."""
@@ -64,6 +67,7 @@ async def _serve(config: Config, folder: Path, lifetime: Lifetime) -> None:
         warm_workers=min(cpus, _WARM_WORKERS),
         code_policy=pb.CODE_POLICY_EMBEDDED,
         code_folder=code,
+        stop_grace=_STOP_GRACE,
         import_paths=config["import_paths"],
         directory=Path(config["directory"]),
     )

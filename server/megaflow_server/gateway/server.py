@@ -42,6 +42,7 @@ class GatewaySettings:
         max_workers: how many workers there may be.
         warm_workers: how many are started at once; the rest as sessions need them.
         code_folder: the private folder of an embedded server.
+        stop_grace: what environments get to close when the server ends, before their worker is killed; seconds.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class GatewaySettings:
     modules: Sequence[str] = ()
     code_policy: pb.CodePolicy = pb.CODE_POLICY_REGISTERED
     code_folder: Path | None = None
+    stop_grace: float = 3.0
     import_paths: Sequence[str] = field(default_factory=import_paths)
     directory: Path = field(default_factory=Path.cwd)
 
@@ -102,7 +104,7 @@ class Gateway:
         server, self._server = self._server, None
         if server is not None:
             await server.stop(grace=None)
-        await self.supervisor.stop()
+        await self.supervisor.stop(grace=self._settings.stop_grace)
 
     async def ready(self) -> None:
         """Waits until the first workers serve. Raises Unavailable with a log where they cannot."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
-from megaflow.errors import DeadlineExceeded, InvalidArgument, NotFound, SessionLost
+from megaflow.errors import DeadlineExceeded, InvalidArgument, NotFound, SessionLost, Unavailable
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.gateway.supervisor import Supervisor
@@ -152,7 +152,7 @@ class Sessions:
         """Builds a shard; once more on another worker where the first one dies of something meanwhile."""
         try:
             return await self._build_on(worker, session, first, count)
-        except SessionLost as loss:
+        except (SessionLost, Unavailable) as loss:  # it died, or never came up
             logger.warning("shard %d+%d of %s: %s", first, count, session.id, loss.message)
         (worker,) = self._choose(1)
         return await self._build_on(worker, session, first, count)

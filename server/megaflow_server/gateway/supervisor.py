@@ -16,9 +16,6 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
-# What a worker gets to close its environments, which take 2 s at most, before SIGKILL; seconds.
-STOP_GRACE = 3.0
-
 
 class Supervisor:
     """At most `max_workers` workers, started as they are asked for and replaced when they die.
@@ -101,14 +98,14 @@ class Supervisor:
             await asyncio.gather(ended, connecting, return_exceptions=True)
             await worker.close()
 
-    async def stop(self) -> None:
-        """Ends all workers, giving their environments time to close."""
+    async def stop(self, *, grace: float) -> None:
+        """Ends all workers, giving their environments so many seconds to close."""
         for task in self._slots.values():
             task.cancel()
         await asyncio.gather(*self._slots.values(), return_exceptions=True)
         await asyncio.gather(
             *(
-                self._backend.destroy(worker.instance_id, grace=STOP_GRACE)
+                self._backend.destroy(worker.instance_id, grace=grace)
                 for worker in self._workers.values()
             )
         )

@@ -82,7 +82,9 @@ class MakerBuilder:
             raise InvalidArgument(
                 f"{path}={wrapper!r} is neither a `module:attribute` name nor a WrapperSpec, a class or a function"
             )
-        return self._by_code(wrapper, path, "its name, or a gymnasium WrapperSpec where it takes arguments")
+        return self._by_code(
+            wrapper, path, "its name, or a gymnasium WrapperSpec where it takes arguments"
+        )
 
     def _by_code(self, thing: object, path: str, instead: str) -> pb.Maker:
         if self._store is None:
@@ -136,7 +138,7 @@ def environment_spec(
 ) -> pb.EnvironmentSpec:
     """The wire's description of an environment (num_envs=0) or a vector environment."""
     builder = MakerBuilder(connection)
-    envs = list(env) if isinstance(env, Sequence) and not isinstance(env, str) else [env]
+    envs = list(env) if isinstance(env, Sequence) and not isinstance(env, str | bytes) else [env]
     shared = dict(env_kwargs or {})
     if per_env_kwargs is None and len(envs) == 1:
         makers = [builder.environment(envs[0], shared, path="env_id", kwargs_path="env_kwargs")]

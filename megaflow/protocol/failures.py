@@ -12,6 +12,7 @@ import traceback as traceback_module
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from gymnasium import error as gymnasium_error
 
 from megaflow.errors import EnvironmentFailed, InvalidArgument, MegaflowError, by_name, by_status
@@ -29,29 +30,43 @@ def to_message(error: BaseException, *, log_tail: str = "") -> pb.Error:
     if isinstance(error, EnvironmentFailed):
         return pb.Error(
             kind="EnvironmentFailed",
-            message=error.message,
-            exception_type=error.exception_type,
-            traceback=error.traceback,
-            log_tail=error.log_tail,
+            message=_text(error.message),
+            exception_type=_text(error.exception_type),
+            traceback=_text(error.traceback),
+            log_tail=_text(error.log_tail),
         )
     if isinstance(error, MegaflowError):
-        return pb.Error(
-            kind=type(error).__name__, message=error.message, retry_after=error.retry_after
-        )
+        kind = next(cls.__name__ for cls in type(error).__mro__ if by_name(cls.__name__) is cls)
+        return pb.Error(kind=kind, message=_text(error.message), retry_after=error.retry_after)
+    name, text = type(error).__name__, _text(error)
     return pb.Error(
         kind="EnvironmentFailed",
-        message=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
-        exception_type=f"{type(error).__module__}.{type(error).__qualname__}",
+        message=_text(f"{name}: {text}" if text else name),
+        exception_type=_text(f"{type(error).__module__}.{type(error).__qualname__}"),
         exception_args=_encode_args(error),
-        traceback="".join(traceback_module.format_exception(error)),
-        log_tail=log_tail,
-        notes=getattr(error, "__notes__", ()),
+        traceback=_text("".join(traceback_module.format_exception(error))),
+        log_tail=_text(log_tail),
+        notes=[_text(note) for note in getattr(error, "__notes__", None) or ()],
     )
 
 
-def _encode_args(error: BaseException) -> bytes:
+def _text(value: object) -> str:
+    """`value` as text that protobuf takes, whatever the environment's own `__str__` does."""
     try:
-        return values.encode(error.args)
+        text = str(value)
+    except Exception as error:
+        text = f"<{type(value).__name__}.__str__ raised {type(error).__name__}>"
+    # A file's name may hold a lone surrogate, which UTF-8 does not have.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _encode_args(error: BaseException) -> bytes:
+    args = error.args
+    if isinstance(error, OSError) and error.filename is not None and len(args) == 2:
+        # It keeps its file names beside its args, and takes them among them (the fourth is Windows's).
+        args = (*args, error.filename, None, error.filename2)
+    try:
+        return values.encode(args)
     except InvalidArgument:
         return b""
 
@@ -81,17 +96,18 @@ def _noted(error: Exception, message: pb.Error) -> Exception:
 
 
 def _original(message: pb.Error, failed: EnvironmentFailed) -> Exception | None:
+    """The environment's own exception; None where its class or its arguments are not to be had."""
     module, _, name = message.exception_type.rpartition(".")
     namespace = {"builtins": builtins, "gymnasium.error": gymnasium_error}.get(module)
     cls = getattr(namespace, name, None)
     if not (isinstance(cls, type) and issubclass(cls, Exception)) or not message.exception_args:
         return None
-    args = values.decode(message.exception_args)
-    if not isinstance(args, tuple):
-        return None
     try:
-        original = cls(*args)
-    except TypeError:  # a class that wants other arguments than the ones it keeps
+        args = values.decode(message.exception_args)
+        if not isinstance(args, tuple):
+            return None
+        original: Exception = cls(*args)
+    except Exception:  # no value, or not what this class takes; `failed` says all that is known
         return None
     original.__cause__ = failed
     return original
@@ -115,6 +131,11 @@ def _shorten(message: pb.Error) -> None:
     message.message = _cut_end(message.message)
     message.traceback = _cut_start(message.traceback)
     message.log_tail = _cut_start(message.log_tail)
+    message.exception_type = _cut_start(message.exception_type)
+    if sum(map(len, message.notes)) > _METADATA_TEXT:
+        notes = _cut_end("\n".join(message.notes))
+        del message.notes[:]
+        message.notes.append(notes)
     if len(message.exception_args) > _METADATA_TEXT:
         message.exception_args = b""
 
@@ -129,10 +150,15 @@ def _cut_start(text: str) -> str:
 
 def message_of(error: grpc.RpcError) -> pb.Error | None:
     """The error that the server attached to a failed call; None where gRPC itself failed it."""
-    metadata = error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+    metadata = (
+        error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+    )
     for key, value in metadata or ():
         if key == METADATA_KEY:
-            return pb.Error.FromString(value if isinstance(value, bytes) else value.encode())
+            try:
+                return pb.Error.FromString(value if isinstance(value, bytes) else value.encode())
+            except DecodeError:  # somebody else's key: the status has to do
+                return None
     return None
 
 

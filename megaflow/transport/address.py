@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import re
+
 from megaflow.errors import InvalidArgument
 
 DEFAULT_PORT = 7447
@@ -10,40 +14,53 @@ DEFAULT_PORT = 7447
 MAX_SOCKET_PATH_BYTES = 107
 
 
-def normalise(address: str) -> str:
-    """The gRPC target for what a user wrote: the default port is added where there is none."""
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]\s]+))(?::(?P<port>[0-9]{1,5}))?")
+
+
+def normalise(address: str, *, name: str = "server") -> str:
+    """The gRPC target for what a user wrote: the default port is added where there is none.
+
+    `name` is the option that it was written for, in errors.
+    """
     if not isinstance(address, str) or not address.strip():
-        raise InvalidArgument(f"server={address!r} is no address: {_FORMS}")
+        raise InvalidArgument(f"{name}={address!r} is no address: {_FORMS}")
     address = address.strip()
     if address.startswith("unix:"):
-        return _unix(address)
-    if "://" in address or "/" in address:
-        raise InvalidArgument(f"server={address!r} is no gRPC target: {_FORMS}")
-    host, port = split_host_port(address)
+        return _unix(address, name)
+    if "/" in address:
+        raise InvalidArgument(f"{name}={address!r} is no gRPC target: {_FORMS}")
+    host, port = split_host_port(address, name=name)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def split_host_port(address: str) -> tuple[str, int]:
-    """Host (without brackets) and port of `host`, `host:port`, `[v6]` or `[v6]:port`."""
-    host, port = address, ""
-    if address.startswith("["):
-        host, _, rest = address[1:].partition("]")
-        port = rest.removeprefix(":")
-    elif address.count(":") == 1:
-        host, _, port = address.partition(":")
-    if not host or (port and not (port.isascii() and port.isdigit() and int(port) < 65536)):
-        raise InvalidArgument(f"server={address!r} has no valid host and port: {_FORMS}")
-    return host, int(port) if port else DEFAULT_PORT
+def split_host_port(address: str, *, name: str = "server") -> tuple[str, int]:
+    """Host (without brackets) and port of `host`, `host:port`, `v6`, `[v6]` or `[v6]:port`."""
+    if _is_v6(address):
+        return address, DEFAULT_PORT
+    found = _HOST_PORT.fullmatch(address)
+    port = int((found and found["port"]) or DEFAULT_PORT)
+    if found is None or port > 65535 or (found["v6"] and not _is_v6(found["v6"])):
+        raise InvalidArgument(f"{name}={address!r} has no valid host and port: {_FORMS}")
+    return found["v6"] or found["host"], port
 
 
-def _unix(address: str) -> str:
+def _is_v6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _unix(address: str, name: str) -> str:
     path = address.removeprefix("unix:").removeprefix("//")
-    if not path.startswith("/"):
-        raise InvalidArgument(f"server={address!r}: the path of a Unix socket must be absolute")
-    if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+    size = len(os.fsencode(path))
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidArgument(f"{name}={address!r}: the path of a Unix socket must be absolute")
+    if size > MAX_SOCKET_PATH_BYTES:
         raise InvalidArgument(
-            f"server={address!r}: the path of a Unix socket is at most {MAX_SOCKET_PATH_BYTES} bytes, "
-            f"this one has {len(path.encode())}"
+            f"{name}={address!r}: the path of a Unix socket is at most {MAX_SOCKET_PATH_BYTES} bytes, "
+            f"this one has {size}"
         )
     return f"unix:{path}"
 

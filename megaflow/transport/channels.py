@@ -92,10 +92,12 @@ class Channel:
 
     def close(self) -> None:
         """Gives this use back; the last one closes the connection. Idempotent, and nothing in a forked child."""
-        if not self._open or self._process.pid != os.getpid():
+        if self._process.pid != os.getpid():
             return
-        self._open = False
         with self._process.lock:
+            if not self._open:
+                return
+            self._open = False
             shared = self._process.channels[self.address]
             shared.users -= 1
             if shared.users == 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from megaflow.errors import InvalidArgument
 from megaflow.protocol import megaflow_pb2 as pb
 
@@ -55,19 +57,32 @@ class Joiner(Generic[FrameT]):
         self._size = 0
 
     def feed(self, frame: FrameT) -> FrameT | None:
-        """The whole frame once its last piece is here, else None."""
+        """The whole frame once its last piece is here, else None.
+
+        Raises InvalidArgument for pieces that make no frame; nothing can be read from the stream after that.
+        """
         if frame.WhichOneof("body") != "chunk":
             if self._pieces:
                 raise InvalidArgument("a whole frame arrived between the pieces of another")
             return frame
+        if not frame.chunk.data:
+            raise InvalidArgument("a piece of a frame is empty")
         self._size += len(frame.chunk.data)
         if self._size > self._max_bytes:
             raise InvalidArgument(f"a frame in pieces is over {self._max_bytes} bytes")
         self._pieces.append(frame.chunk.data)
         if not frame.chunk.last:
             return None
-        whole = self._type()
-        whole.ParseFromString(b"".join(self._pieces))
+        data = b"".join(self._pieces)
         self._pieces.clear()
         self._size = 0
+        return self._parse(data)
+
+    def _parse(self, data: bytes) -> FrameT:
+        try:
+            whole = self._type.FromString(data)
+        except DecodeError as error:
+            raise InvalidArgument(f"the pieces of a frame are no frame: {error}") from None
+        if whole.WhichOneof("body") == "chunk":
+            raise InvalidArgument("the pieces of a frame are a piece again")
         return whole

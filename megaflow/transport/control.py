@@ -126,7 +126,7 @@ class Control:
         try:
             return call()
         except grpc.RpcError as error:
-            raise failures.from_rpc_error(error, self.address) from None
+            raise self._without_context(error)
 
     def _retried(self, call: Callable[[], T]) -> T:
         """The answer; asked for once more where the connection failed, and not where the server refused."""
@@ -135,8 +135,14 @@ class Control:
         except grpc.RpcError as error:
             status = error.code() if isinstance(error, grpc.Call) else None
             if status is not grpc.StatusCode.UNAVAILABLE or failures.message_of(error) is not None:
-                raise failures.from_rpc_error(error, self.address) from None
+                raise self._without_context(error)
         return self._call(call)
+
+    def _without_context(self, error: grpc.RpcError) -> Exception:
+        failed = failures.from_rpc_error(error, self.address)
+        # `from None` would take the cause as well: an environment's exception has its traceback there.
+        failed.__suppress_context__ = True
+        return failed
 
     def close(self) -> None:
         """Gives the connection back. Idempotent."""

@@ -70,7 +70,9 @@ class ShardMachine:
         elif kind == "reply":
             self._file(frame.reply)
         else:
-            raise InvalidArgument(f"the server sent a frame that is neither attached nor reply: {kind}")
+            raise InvalidArgument(
+                f"the server sent a frame that is neither attached nor reply: {kind}"
+            )
 
     def _file(self, reply: pb.Reply) -> None:
         sequence = reply.sequence
@@ -83,7 +85,10 @@ class ShardMachine:
                 self._abandoned.discard(sequence)
                 self._outstanding.discard(sequence)
             return
-        self._replies.setdefault(sequence, []).append(reply)
+        parts = self._replies.setdefault(sequence, [])
+        if parts and parts[-1].last:
+            raise InvalidArgument(f"the server answered request {sequence} after its last part")
+        parts.append(reply)
 
     def take(self, sequence: int) -> pb.Reply | None:
         """The next reply part to a request, oldest first; None where it has not come yet."""

@@ -19,7 +19,6 @@ from megaflow.transport.channels import Channel
 from megaflow.transport.chunks import Joiner, split
 from megaflow.transport.machine import ShardMachine, Verb
 
-
 T = TypeVar("T")
 
 
@@ -97,6 +96,7 @@ class GrpcShardChannel:
             broken = self._explain(error)
         except MegaflowError as error:
             broken = error
+            self._call.cancel()  # what cannot be understood ends the stream
         with self._changed:
             self._broken = broken
             self._changed.notify_all()
@@ -106,10 +106,8 @@ class GrpcShardChannel:
 
     def _explain(self, error: grpc.RpcError) -> Exception:
         explained = failures.from_rpc_error(error, self._channel.address)
-        status = error.code() if isinstance(error, grpc.Call) else None
-        if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
-            return StreamBroken(str(explained))
-        return explained
+        # What the worker says is an answer; what gRPC says is how a connection ended, whatever the status.
+        return explained if failures.message_of(error) is not None else StreamBroken(str(explained))
 
     def send(self, verb: Verb) -> int:
         self._check_process()
@@ -117,8 +115,9 @@ class GrpcShardChannel:
             if self._broken is not None:
                 raise self._broken
             sequence, frame = self._machine.request(verb)
-        for piece in split(frame):
-            self._outbox.put(piece)
+            # Under the lock too: requests go out in the order of their numbers.
+            for piece in split(frame):
+                self._outbox.put(piece)
         return sequence
 
     def wait(self, sequence: int, timeout: float | None) -> pb.Reply:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 
@@ -47,17 +48,37 @@ def _decode(data: bytes, path: str) -> Any:
     return values.decode(data, path=path) if data else None
 
 
+def _arguments(request: pb.Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args = _decode(request.args, "args")
+    kwargs = _decode(request.kwargs, "kwargs")
+    args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
+    if not isinstance(args, tuple):
+        raise InvalidArgument(f"call.args={args!r} is no tuple")
+    if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+        raise InvalidArgument(f"call.kwargs={kwargs!r} is no dict with str keys")
+    return args, kwargs
+
+
+def _entries(request: pb.SetAttr, count: int) -> list[Any]:
+    entries = values.decode(request.values, path=request.name)
+    if not isinstance(entries, list) or len(entries) != count:
+        raise InvalidArgument(
+            f"set_attr.values={entries!r} is no list of {count}, one per environment"
+        )
+    return entries
+
+
 def _metadata(metadata: dict[str, Any]) -> bytes:
     plain = {key: value for key, value in metadata.items() if key != "autoreset_mode"}
     return values.encode(plain, path="metadata")
 
 
-def _env_spec(env: gym.Env[Any, Any]) -> str:
-    if env.spec is None:
+def _spec_json(spec: EnvSpec | None) -> str:
+    if spec is None:
         return ""
     try:
-        return env.spec.to_json()
-    except ValueError:  # made from a callable, which JSON cannot hold
+        return spec.to_json()
+    except (ValueError, TypeError):  # made from a callable or with an array, which JSON cannot hold
         return ""
 
 
@@ -76,7 +97,7 @@ class EnvHost(Host):
             single_action_space=encode_space(env.action_space),
             metadata=_metadata(env.metadata),
             render_mode=env.render_mode,
-            env_spec=_env_spec(env),
+            env_spec=_spec_json(env.spec),
         )
 
     def reset(self, request: pb.Reset) -> pb.Transition:
@@ -112,12 +133,11 @@ class EnvHost(Host):
             return values.encode(found, path=request.name)
         if not callable(attribute):
             return values.encode(attribute, path=request.name)
-        args = _decode(request.args, "args") or ()
-        kwargs = _decode(request.kwargs, "kwargs") or {}
+        args, kwargs = _arguments(request)
         return values.encode(attribute(*args, **kwargs), path=f"{request.name}()")
 
     def set_attr(self, request: pb.SetAttr) -> None:
-        (value,) = values.decode(request.values, path=request.name)
+        (value,) = _entries(request, 1)
         self._env.set_wrapper_attr(request.name, value, force=request.force)
 
     def close(self) -> None:
@@ -170,7 +190,9 @@ class VectorHost(Host):
             def make() -> gym.Env[Any, Any]:
                 env = fn()
                 if not isinstance(env, gym.Env):
-                    raise InvalidArgument(f"the environment is {type(env)}, which is no gymnasium.Env")
+                    raise InvalidArgument(
+                        f"the environment is {type(env)}, which is no gymnasium.Env"
+                    )
                 made.append(env)
                 return env
 
@@ -182,9 +204,9 @@ class VectorHost(Host):
                 autoreset_mode=autoreset_mode,
                 observation_mode=observation_mode,
             )
-        except BaseException:
+        except BaseException as error:
             for env in made:
-                env.close()
+                close_after(env, error)
             raise
 
     def describe(self) -> pb.EnvironmentDescription:
@@ -195,7 +217,7 @@ class VectorHost(Host):
             single_action_space=encode_space(envs.single_action_space),
             metadata=_metadata(envs.metadata),
             render_mode=envs.render_mode,
-            env_spec=_env_spec(envs.envs[0]),
+            env_spec=_spec_json(envs.envs[0].spec),
             autoreset_mode=envs.autoreset_mode.value,
             observation_spaces=[encode_space(space) for space in spaces],
         )
@@ -233,13 +255,12 @@ class VectorHost(Host):
     def call(self, request: pb.Call) -> bytes:
         if request.name == "render":
             return values.encode(list(self._envs.render() or ()), path="render()")
-        args = _decode(request.args, "args") or ()
-        kwargs = _decode(request.kwargs, "kwargs") or {}
+        args, kwargs = _arguments(request)
         results = self._envs.call(request.name, *args, **kwargs)
         return values.encode(list(results), path=request.name)
 
     def set_attr(self, request: pb.SetAttr) -> None:
-        self._envs.set_attr(request.name, values.decode(request.values, path=request.name))
+        self._envs.set_attr(request.name, _entries(request, self._envs.num_envs))
 
     def close(self) -> None:
         self._envs.close()
@@ -254,7 +275,6 @@ class NativeHost(Host):
     def describe(self) -> pb.EnvironmentDescription:
         envs = self._envs
         mode = envs.metadata.get("autoreset_mode")
-        spec = envs.spec.to_json() if envs.spec is not None else ""
         return pb.EnvironmentDescription(
             single_observation_space=encode_space(envs.single_observation_space),
             single_action_space=encode_space(envs.single_action_space),
@@ -262,7 +282,7 @@ class NativeHost(Host):
             action_space=encode_space(envs.action_space),
             metadata=_metadata(envs.metadata),
             render_mode=envs.render_mode,
-            env_spec=spec,
+            env_spec=_spec_json(envs.spec),
             autoreset_mode=mode.value if isinstance(mode, AutoresetMode) else "",
         )
 
@@ -271,9 +291,7 @@ class NativeHost(Host):
         if request.mask:
             mask = values.decode(request.mask, path="reset_mask")
             options = {**(options or {}), "reset_mask": mask}
-        observation, infos = self._envs.reset(
-            seed=_decode(request.seed, "seed"), options=options
-        )
+        observation, infos = self._envs.reset(seed=_decode(request.seed, "seed"), options=options)
         return pb.Transition(
             observation=values.encode(observation, path="observation"),
             info=values.encode(infos, path="infos"),
@@ -301,8 +319,7 @@ class NativeHost(Host):
                 f"call({request.name!r}): the vector class {type(self._envs).__name__} has no `call`, "
                 "which reaches single sub-environments; vectorization_mode='sync' has"
             )
-        args = _decode(request.args, "args") or ()
-        kwargs = _decode(request.kwargs, "kwargs") or {}
+        args, kwargs = _arguments(request)
         return values.encode(call(request.name, *args, **kwargs), path=request.name)
 
     def set_attr(self, request: pb.SetAttr) -> None:
@@ -326,6 +343,16 @@ def _note_invalid(error: Exception, actions: Any, space: gym.Space[Any]) -> None
             error.add_note(f"The action {action!r}{where} is not in its action space, {space}.")
 
 
+def close_after(env: gym.Env[Any, Any], error: BaseException) -> None:
+    """Closes an environment because of an error, which is the one to be told of."""
+    try:
+        env.close()
+    except Exception as another:
+        error.add_note(
+            f"Closing {env} after this failed as well: {type(another).__name__}: {another}"
+        )
+
+
 def single_space(definition: bytes) -> tuple[gym.Space[Any], gym.Space[Any]]:
     """The (batched, single) pair that a shard takes for a custom observation mode.
 
@@ -333,5 +360,3 @@ def single_space(definition: bytes) -> tuple[gym.Space[Any], gym.Space[Any]]:
     """
     space = decode_space(definition)
     return space, space
-
-

@@ -101,15 +101,22 @@ class InlineConnection:
 
     def open_session(self, spec: pb.EnvironmentSpec) -> pb.OpenSessionResponse:
         try:
-            host = make_host(spec, self._resolver)
+            host, description = self._make(spec)
         except Exception as error:
-            raise _as_seen_remotely(failures.to_message(error), error) from None
+            failed = _as_seen_remotely(failures.to_message(error), error)
+            raise failed from failed.__cause__
         shard_id = secrets.token_hex(8)
         self._hosts[shard_id] = host
-        shard = pb.Shard(
-            shard_id=shard_id, count=max(spec.num_envs, 1), environment=host.describe()
-        )
+        shard = pb.Shard(shard_id=shard_id, count=max(spec.num_envs, 1), environment=description)
         return pb.OpenSessionResponse(session_id=shard_id, shards=[shard])
+
+    def _make(self, spec: pb.EnvironmentSpec) -> tuple[Host, pb.EnvironmentDescription]:
+        host = make_host(spec, self._resolver)
+        try:
+            return host, host.describe()
+        except BaseException:
+            host.close()
+            raise
 
     def attach(self, shard: pb.Shard) -> _InlineChannel:
         return _InlineChannel(shard, self._hosts.pop(shard.shard_id))

@@ -7,7 +7,7 @@ import functools
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -21,6 +21,8 @@ from megaflow.protocol import values
 
 Creator = Callable[..., Any]
 
+_PLAIN_ID = "; or start it with --import MODULE and use the plain id"
+
 
 class MakerResolver:
     """Finds what a maker names, as far as this server's code policy goes.
@@ -31,6 +33,17 @@ class MakerResolver:
     def __init__(self, policy: pb.CodePolicy, load: Callable[[str], Any] | None = None) -> None:
         self._policy = policy
         self._load = load
+
+    def use_paths(self, paths: Sequence[str]) -> None:
+        """Adds the import paths of a client's script, which only an embedded server takes."""
+        if paths and self._policy != pb.CODE_POLICY_EMBEDDED:
+            raise FailedPrecondition(
+                f"environment.import_paths={list(paths)!r}: only an embedded server imports from its client's "
+                "paths; install the module where this server's workers run"
+            )
+        for path in paths:
+            if path not in sys.path:
+                sys.path.append(path)
 
     def environment(self, maker: pb.Maker) -> Callable[[], gym.Env[Any, Any]]:
         """A function that makes the environment; what can be found out beforehand is found out now."""
@@ -70,7 +83,7 @@ class MakerResolver:
                 f"wrapper {maker.id!r} is no `module:attribute` name, such as "
                 '"gymnasium.wrappers:FlattenObservation"'
             )
-        return functools.partial(self._attribute(maker.id), **kwargs)
+        return functools.partial(self._attribute(maker.id, ""), **kwargs)
 
     def _target(self, maker: pb.Maker) -> EnvSpec | Creator:
         kind = maker.WhichOneof("kind")
@@ -83,7 +96,7 @@ class MakerResolver:
 
     def _from_definition(self, maker: pb.Maker) -> EnvSpec:
         if maker.known_as and maker.known_as in gym.registry:
-            return gym.registry[maker.known_as]
+            return _hosted(gym.registry[maker.known_as])
         if self._policy == pb.CODE_POLICY_REGISTERED:
             raise NotFound(
                 f"{_unknown(maker.known_as)}. Your script registers it itself: start the server with "
@@ -97,19 +110,17 @@ class MakerResolver:
     def _from_id(self, env_id: str) -> EnvSpec | Creator:
         module, colon, name = env_id.rpartition(":")
         if colon:
-            self._import(module, env_id)
+            self._import(module, env_id, _PLAIN_ID)
             if name not in gym.registry and all(p.isidentifier() for p in name.split(".")):
-                return _callable(self._attribute(env_id), f"env_id={env_id!r}")
-        if name in gym.registry:
-            return gym.registry[name]
-        latest = _latest_version(name)
-        if latest is not None:
-            return gym.registry[latest]
+                return _callable(self._attribute(env_id, _PLAIN_ID), f"env_id={env_id!r}")
+        found = name if name in gym.registry else _latest_version(name)
+        if found is not None:
+            return _hosted(gym.registry[found])
         raise NotFound(f"{_unknown(name)}. `megaflow envs list` shows the ids of a server")
 
-    def _attribute(self, name: str) -> Any:
+    def _attribute(self, name: str, instead: str) -> Any:
         module_name, _, attribute = name.rpartition(":")
-        module = self._import(module_name, name)
+        module = self._import(module_name, name, instead)
         try:
             return attrgetter(attribute)(module)
         except AttributeError:
@@ -119,11 +130,14 @@ class MakerResolver:
                 f"module {module_name!r} on the server has no attribute {attribute!r}{hint}"
             ) from None
 
-    def _import(self, module: str, name: str) -> Any:
+    def _import(self, module: str, name: str, instead: str) -> Any:
         if self._policy == pb.CODE_POLICY_REGISTERED:
             raise FailedPrecondition(
-                f"{name!r} imports code, which this server does only when started with --allow-import; "
-                "or start it with --import MODULE and use the plain id"
+                f"{name!r} imports code, which this server does only when started with --allow-import{instead}"
+            )
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise InvalidArgument(
+                f"{name!r}: {module!r} is no module's name; write `module:attribute`"
             )
         try:
             return importlib.import_module(module)
@@ -160,6 +174,16 @@ class MakerResolver:
         if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
             raise InvalidArgument(f"env_kwargs={loaded!r} is no dict with str keys")
         return loaded
+
+
+def _hosted(spec: EnvSpec) -> EnvSpec:
+    """`spec`, unless it is the SDK's door to servers: through it, a client would choose what we connect to."""
+    if spec.namespace == "megaflow":
+        raise InvalidArgument(
+            f"env_id={spec.id!r} is what clients make remote environments with, and nothing that a server "
+            "hosts: name the environment itself"
+        )
+    return spec
 
 
 def _callable(thing: Any, name: str) -> Creator:

@@ -6,6 +6,7 @@ import functools
 import hmac
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
@@ -37,9 +38,7 @@ class SessionTable:
         session = ShardSession(
             request.shard_id,
             request.token,
-            functools.partial(
-                make_host, request.environment, self._resolver, first=request.first
-            ),
+            functools.partial(make_host, request.environment, self._resolver, first=request.first),
             self._ended,
         )
         with self._lock:
@@ -52,7 +51,9 @@ class SessionTable:
         with self._lock:
             session = self._sessions.get(shard_id)
         if session is None:
-            raise NotFound(f"this worker has no session {shard_id!r}: it was closed, or never was here")
+            raise NotFound(
+                f"this worker has no session {shard_id!r}: it was closed, or never was here"
+            )
         return session
 
     def close(self, shard_id: str) -> None:
@@ -62,14 +63,15 @@ class SessionTable:
             session.close()
 
     def close_all(self, timeout: float) -> None:
-        """Closes every session and waits so many seconds for their environments to be closed."""
+        """Closes every session and waits so many seconds for the environments of all to be closed."""
         with self._lock:
             sessions = list(self._sessions.values())
             watchers, self._watchers = self._watchers, []
         for session in sessions:
             session.close()
+        deadline = time.monotonic() + timeout
         for session in sessions:
-            session.thread.join(timeout)
+            session.thread.join(max(0.0, deadline - time.monotonic()))
         for watcher in watchers:
             watcher.put(None)
 
@@ -117,31 +119,32 @@ class WorkerService(pb_grpc.WorkerServicer):
         except BaseException as error:  # sys.exit() in an environment's constructor included
             _abort(context, error)
 
-    def ListEnvironments(  # noqa: N802
+    def ListEnvironments(
         self, request: pb.ListEnvironmentsRequest, context: grpc.ServicerContext
     ) -> pb.ListEnvironmentsResponse:
         return self._authorised(
             context, lambda: pb.ListEnvironmentsResponse(environments=catalogue())
         )
 
-    def OpenShard(  # noqa: N802
+    def OpenShard(
         self, request: pb.OpenShardRequest, context: grpc.ServicerContext
     ) -> pb.OpenShardResponse:
         return self._authorised(
             context, lambda: pb.OpenShardResponse(environment=self._table.open(request))
         )
 
-    def CloseShard(  # noqa: N802
+    def CloseShard(
         self, request: pb.CloseShardRequest, context: grpc.ServicerContext
     ) -> pb.CloseShardResponse:
         self._authorised(context, lambda: self._table.close(request.shard_id))
         return pb.CloseShardResponse()
 
-    def Watch(  # noqa: N802
+    def Watch(
         self, request: pb.WatchRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WorkerEvent]:
         watcher = self._authorised(context, self._table.watch)
-        context.add_callback(lambda: watcher.put(None))
+        if not context.add_callback(lambda: watcher.put(None)):
+            watcher.put(None)  # the gateway has gone already
         # Tells the gateway that from here on it misses nothing.
         context.send_initial_metadata(())
         try:
@@ -157,7 +160,7 @@ class _GrpcStream:
     def __init__(self, incoming: Iterator[pb.ClientFrame]) -> None:
         self._incoming = incoming
         self._joiner = Joiner(pb.ClientFrame)
-        self._outbox: queue.SimpleQueue[pb.ServerFrame | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[pb.ServerFrame | MegaflowError | None] = queue.SimpleQueue()
 
     def first(self) -> pb.Attach:
         for frame in self._frames():
@@ -184,11 +187,16 @@ class _GrpcStream:
     def send(self, frame: pb.ServerFrame) -> None:
         self._outbox.put(frame)
 
+    def fail(self, error: MegaflowError) -> None:
+        self._outbox.put(error)
+
     def end(self) -> None:
         self._outbox.put(None)
 
     def replies(self) -> Iterator[pb.ServerFrame]:
         while (frame := self._outbox.get()) is not None:
+            if isinstance(frame, MegaflowError):
+                raise frame
             yield from split(frame)
 
 
@@ -198,7 +206,7 @@ class SessionsService(pb_grpc.SessionsServicer):
     def __init__(self, table: SessionTable) -> None:
         self._table = table
 
-    def Attach(  # noqa: N802
+    def Attach(
         self, request_iterator: Iterator[pb.ClientFrame], context: grpc.ServicerContext
     ) -> Iterator[pb.ServerFrame]:
         stream = _GrpcStream(request_iterator)
@@ -210,6 +218,6 @@ class SessionsService(pb_grpc.SessionsServicer):
                 )
             context.add_callback(stream.end)
             self._table.get(attach.shard_id).attach(attach, stream)
+            yield from stream.replies()
         except MegaflowError as error:
             _abort(context, error)
-        yield from stream.replies()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
-from megaflow.errors import FailedPrecondition, PermissionDenied
+from megaflow.errors import FailedPrecondition, MegaflowError, PermissionDenied
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.transport.machine import DEFAULT_WINDOW
@@ -31,10 +31,17 @@ class Stream(Protocol):
     """The worker's end of a client's connection to one session."""
 
     def requests(self) -> Iterator[pb.Request]:
-        """Blocks for each next request; ends when the client does."""
+        """Blocks for each next request; ends when the client does.
+
+        Raises InvalidArgument for what is no request.
+        """
         ...
 
     def send(self, frame: pb.ServerFrame) -> None: ...
+
+    def fail(self, error: MegaflowError) -> None:
+        """Ends the stream with an error, after what was sent."""
+        ...
 
     def end(self) -> None:
         """Nothing more will be sent. Idempotent, from any thread."""
@@ -91,8 +98,7 @@ class ShardSession:
 
     def _run(self) -> None:
         try:
-            host = self._make_host()
-            description = host.describe()
+            host, description = self._build()
         except BaseException as error:
             self._finish()
             self._built.set_exception(error)
@@ -100,13 +106,24 @@ class ShardSession:
         self._built.set_result(description)
         try:
             stream = self._next_stream()
-            closed = stream is not None and self._serve(host, stream)
-            if not closed:
-                host.close()
-        except Exception:  # nobody is left to tell
-            logger.exception("session %s: closing its environments failed", self.shard_id)
+            if stream is None or not self._serve(host, stream):
+                self._close_unattended(host)
         finally:
             self._finish()
+
+    def _build(self) -> tuple[Host, pb.EnvironmentDescription]:
+        host = self._make_host()
+        try:
+            return host, host.describe()
+        except BaseException:
+            self._close_unattended(host)
+            raise
+
+    def _close_unattended(self, host: Host) -> None:
+        try:
+            host.close()
+        except BaseException:  # nobody is left to tell
+            logger.exception("session %s: closing its environments failed", self.shard_id)
 
     def _finish(self) -> None:
         with self._lock:
@@ -127,24 +144,25 @@ class ShardSession:
         """Applies requests until the client closes the environments (True) or goes away (False)."""
         stream.send(pb.ServerFrame(attached=pb.Attached(generation=1, window=DEFAULT_WINDOW)))
         applied = 0
-        for request in stream.requests():
-            if request.sequence != applied + 1:
-                error = FailedPrecondition(
-                    f"session {self.shard_id} applied request {applied}, so {request.sequence} cannot be next"
-                )
-                self._refuse(stream, request, error)
-                return False
-            reply = _apply_any(host, request)
-            applied = request.sequence
-            stream.send(pb.ServerFrame(reply=reply))
-            if request.WhichOneof("verb") == "close":
-                return True
+        try:
+            for request in stream.requests():
+                if request.sequence != applied + 1:
+                    stream.send(pb.ServerFrame(reply=self._gap(request.sequence, applied)))
+                    return False
+                reply = _apply_any(host, request)
+                applied = request.sequence
+                stream.send(pb.ServerFrame(reply=reply))
+                if request.WhichOneof("verb") == "close":
+                    return True
+        except MegaflowError as error:  # what came is no request
+            stream.fail(error)
         return False
 
-    @staticmethod
-    def _refuse(stream: Stream, request: pb.Request, error: Exception) -> None:
-        reply = pb.Reply(sequence=request.sequence, last=True, error=failures.to_message(error))
-        stream.send(pb.ServerFrame(reply=reply))
+    def _gap(self, sequence: int, applied: int) -> pb.Reply:
+        error = FailedPrecondition(
+            f"session {self.shard_id} applied request {applied}, so {sequence} cannot be next"
+        )
+        return pb.Reply(sequence=sequence, last=True, error=failures.to_message(error))
 
 
 def _apply_any(host: Host, request: pb.Request) -> pb.Reply:

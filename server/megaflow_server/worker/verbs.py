@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.vector import AutoresetMode
 
 from megaflow.errors import InvalidArgument
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
-from megaflow_server.worker.hosts import EnvHost, Host, NativeHost, VectorHost, single_space
+from megaflow_server.worker.hosts import (
+    EnvHost,
+    Host,
+    NativeHost,
+    VectorHost,
+    close_after,
+    single_space,
+)
 from megaflow_server.worker.makers import MakerResolver
 
 
 def make_host(spec: pb.EnvironmentSpec, resolver: MakerResolver, *, first: int = 0) -> Host:
     """Makes the environments that the spec describes; `first` is the index of a shard's first one."""
-    for path in spec.import_paths:
-        if path not in sys.path:
-            sys.path.append(path)
-    if not spec.makers:
-        raise InvalidArgument("environment.makers is empty: name what to make")
+    check_environment(spec)
+    resolver.use_paths(spec.import_paths)
     if spec.vectorization_mode == "vector_entry_point" and spec.num_envs:
-        return _native(spec, resolver)
+        return NativeHost(resolver.vector_environment(spec.makers[0], spec.num_envs))
     wrappers = [resolver.wrapper(maker) for maker in spec.wrappers]
     if spec.num_envs == 0:
         return EnvHost(_wrapped(resolver.environment(spec.makers[0]), wrappers)())
-    makers = list(spec.makers)
-    if len(makers) == 1:
-        makers *= spec.num_envs
-    if len(makers) != spec.num_envs:
-        raise InvalidArgument(f"{len(makers)} makers for num_envs={spec.num_envs}")
     resolved = {m.SerializeToString(): resolver.environment(m) for m in spec.makers}
+    makers = list(spec.makers) * (spec.num_envs if len(spec.makers) == 1 else 1)
     custom = spec.observation_mode == "custom"
     return VectorHost(
         [_wrapped(resolved[m.SerializeToString()], wrappers) for m in makers],
@@ -45,9 +45,32 @@ def make_host(spec: pb.EnvironmentSpec, resolver: MakerResolver, *, first: int =
     )
 
 
-def _native(spec: pb.EnvironmentSpec, resolver: MakerResolver) -> Host:
-    envs = resolver.vector_environment(spec.makers[0], spec.num_envs)
-    return NativeHost(envs)
+def check_environment(spec: pb.EnvironmentSpec) -> None:
+    """Raises InvalidArgument for a description that contradicts itself."""
+    native = spec.vectorization_mode == "vector_entry_point"
+    if not spec.makers:
+        raise InvalidArgument("environment.makers is empty: name what to make")
+    if len(spec.makers) not in ((1,) if native else (1, max(spec.num_envs, 1))):
+        raise InvalidArgument(
+            f"environment.makers has {len(spec.makers)} entries for num_envs={spec.num_envs} and "
+            f"vectorization_mode={spec.vectorization_mode!r}: give one for all, or (with 'sync') one for each"
+        )
+    if spec.num_envs == 0:
+        return
+    _one_of("vectorization_mode", spec.vectorization_mode, ("sync", "vector_entry_point"))
+    if native and spec.wrappers:
+        raise InvalidArgument(
+            "environment.wrappers: a vector class of the environment's own takes none; use "
+            "vectorization_mode='sync'"
+        )
+    if not native:
+        _one_of("autoreset_mode", spec.autoreset_mode, [mode.value for mode in AutoresetMode])
+        _one_of("observation_mode", spec.observation_mode, ("same", "different", "custom"))
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InvalidArgument(f"environment.{name}={value!r}: takes {', '.join(map(repr, known))}")
 
 
 def _wrapped(
@@ -64,8 +87,12 @@ def _make_wrapped(
     wrappers: list[Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]],
 ) -> gym.Env[Any, Any]:
     env = make()
-    for wrapper in wrappers:
-        env = wrapper(env)
+    try:
+        for wrapper in wrappers:
+            env = wrapper(env)
+    except BaseException as error:
+        close_after(env, error)
+        raise
     return env
 
 
@@ -75,9 +102,7 @@ def apply(host: Host, request: pb.Request) -> tuple[pb.Reply, Exception | None]:
     try:
         _dispatch(host, request, reply)
     except Exception as error:  # whatever an environment's own code raises travels to its user
-        failed = pb.Reply(
-            sequence=request.sequence, last=True, error=failures.to_message(error)
-        )
+        failed = pb.Reply(sequence=request.sequence, last=True, error=failures.to_message(error))
         return failed, error
     return reply, None
 

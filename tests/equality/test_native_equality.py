@@ -89,7 +89,6 @@ def test_frames_of_a_native_class(remote_vec: MakeVec, local_vec: MakeVec) -> No
         ("wrappers", ["gymnasium.wrappers:TimeAwareObservation"]),
         ("autoreset_mode", AutoresetMode.SAME_STEP),
         ("observation_mode", "different"),
-        ("on_lost", "truncate"),
     ],
 )
 def test_options_that_a_native_class_has_not(option: str, value: Any, remote_vec: MakeVec) -> None:

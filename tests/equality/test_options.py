@@ -101,8 +101,8 @@ def test_names_of_code(remote_vec: MakeVec, remote: MakeEnv) -> None:
     """What a server with --allow-import takes, an embedded one takes too."""
     envs = remote_vec("zoo.counter:CounterEnv", 2, env_kwargs={"start": 3})
     assert _starts(envs) == [3.0, 3.0]
-    env = remote("zoo/Counter-v0", wrappers=["gymnasium.wrappers:TimeAwareObservation"])
-    assert env.reset()[0].shape == (3,)
+    env = remote("CartPole-v1", wrappers=["gymnasium.wrappers:TimeAwareObservation"])
+    assert env.reset()[0].shape == (5,)
 
 
 def test_classes_functions_and_thunks(remote_vec: MakeVec, remote: MakeEnv) -> None:

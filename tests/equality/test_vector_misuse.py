@@ -219,16 +219,19 @@ def test_what_sub_environments_refuse(
 ) -> None:
     """Here gymnasium's workers end; a remote vector environment is as usable as before."""
     reference = local_vec("zoo/Members-v0", 2, vectorization_mode="async")
+    envs: Any = remote_vec("zoo/Members-v0", 2)
+    for made in (reference, envs):
+        # gymnasium's checker never gets over a first reset that fails.
+        made.reset(seed=1)
     expected = raised(lambda: misuse(reference))
     assert expected is not None
-    envs: Any = remote_vec("zoo/Members-v0", 2)
     assert raised(lambda: misuse(envs)) == expected
     assert envs.call("mass") == (1.5, 1.5)
     assert envs.reset(seed=1)[0].tolist() == [[0, 0], [0, 0]]
     assert envs.step(ACTIONS)[1].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("mode", ["sometimes", "next_step", None, 3], ids=str)
+@pytest.mark.parametrize("mode", ["sometimes", "next_step", 3], ids=str)
 def test_an_unknown_autoreset_mode(mode: Any, remote_vec: MakeVec) -> None:
     expected = raised(lambda: SyncVectorEnv([], autoreset_mode=mode))
     assert expected is not None

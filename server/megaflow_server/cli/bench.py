@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.live import Live
 
 from megaflow_server.bench.machine import this_machine
 from megaflow_server.bench.report import as_json, as_table
 from megaflow_server.bench.vector import Plan, compare
 
-app = typer.Typer(no_args_is_help=True, help="Measures megaflow on this machine.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -52,8 +53,9 @@ def vector(
     """Steps per second of a remote vector environment, beside gymnasium's SyncVectorEnv and AsyncVectorEnv."""
     plan = Plan(env, _sizes(num_envs), seconds, repeats, server)
     machine = this_machine()
-    with Console(stderr=True).status("starting") as status:
-        comparisons = list(compare(plan, status.update))
+    # Redrawn between measurements alone: a thread that animates it would be measured too.
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        comparisons = list(compare(plan, lambda text: live.update(text, refresh=True)))
     if as_json_:
         typer.echo(json.dumps(as_json(plan, machine, comparisons), indent=2))
     else:

@@ -214,11 +214,12 @@ def test_observation_modes(mode: Any, remote_vec: MakeVec) -> None:
 def test_observation_modes_that_do_not_fit(
     mode: Any, id: str, per_env: list[dict[str, Any]], remote_vec: MakeVec
 ) -> None:
-    """As `SyncVectorEnv`, whose message names the spaces."""
+    """As `SyncVectorEnv`, whose message names the spaces; where it has none, ours may say more."""
     expected = raised(lambda: _differing(mode, per_env, id))
     assert expected is not None
     actual = raised(lambda: remote_vec(id, 3, per_env_kwargs=per_env, observation_mode=mode))
-    assert actual == expected
+    assert actual is not None
+    assert actual == expected or (actual[0] is expected[0] and not expected[1])
 
 
 def test_an_unknown_vectorization_mode_names_the_known(remote_vec: MakeVec) -> None:

@@ -30,12 +30,18 @@ def _unit(*shape: int, dtype: Any = np.float32) -> Box:
     return Box(-1.0, 1.0, shape, dtype)
 
 
+def _text(max_length: int) -> Text:
+    # gymnasium 1.2 keeps its default characters in a set, whose order, and with it every sample, is
+    # another one in each process.
+    return Text(max_length, charset="abcdefg")
+
+
 def _nested() -> Dict:
     return Dict(
         {
             "z first": Dict({"image": Box(0, 255, (3, 4, 3), np.uint8), "flag": Discrete(2)}),
             "a second": Tuple((_unit(2), Dict({"inner": Tuple((MultiBinary(3),))}), Discrete(3))),
-            "text": Text(4, charset="abc"),
+            "text": _text(4),
         }
     )
 
@@ -67,11 +73,11 @@ KINDS: dict[str, Callable[[], gym.Space[Any]]] = {
     "Nested": _nested,
     "Sequence": lambda: Sequence(_unit(2)),
     "SequenceStacked": lambda: Sequence(_unit(2), stack=True),
-    "SequenceNested": lambda: Sequence(Dict({"key": Text(3), "number": Discrete(9)})),
+    "SequenceNested": lambda: Sequence(Dict({"key": _text(3), "number": Discrete(9)})),
     "Graph": lambda: Graph(node_space=_unit(3), edge_space=Discrete(4)),
     "GraphBoxEdges": lambda: Graph(node_space=Discrete(5), edge_space=_unit(2)),
     "GraphNoEdges": lambda: Graph(node_space=_unit(2), edge_space=None),
-    "OneOf": lambda: OneOf((Discrete(3), _unit(2), Text(5), Dict({"a": MultiBinary(2)}))),
+    "OneOf": lambda: OneOf((Discrete(3), _unit(2), _text(5), Dict({"a": MultiBinary(2)}))),
     "Deep": lambda: Dict(
         {
             "graphs": Tuple((Graph(_unit(2), Discrete(2)),)),

@@ -51,7 +51,7 @@ class Joiner(Generic[FrameT]):
     """Puts chunked frames together again; passes whole ones on."""
 
     def __init__(self, frame_type: type[FrameT], *, max_bytes: int = MAX_FRAME_BYTES) -> None:
-        self._type = frame_type
+        self._type: type[FrameT] = frame_type
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._size = 0
@@ -80,7 +80,7 @@ class Joiner(Generic[FrameT]):
 
     def _parse(self, data: bytes) -> FrameT:
         try:
-            whole = self._type.FromString(data)
+            whole: FrameT = self._type.FromString(data)
         except DecodeError as error:
             raise InvalidArgument(f"the pieces of a frame are no frame: {error}") from None
         if whole.WhichOneof("body") == "chunk":

@@ -64,7 +64,8 @@ class Control:
         while True:
             remaining = max(0.1, deadline - time.monotonic())
             try:
-                return self._stub.Hello(hello_request(), timeout=remaining)
+                hello: pb.HelloResponse = self._stub.Hello(hello_request(), timeout=remaining)
+                return hello
             except grpc.RpcError as error:
                 status = error.code() if isinstance(error, grpc.Call) else None
                 again = status is grpc.StatusCode.UNAVAILABLE
@@ -106,17 +107,26 @@ class Control:
     def open_session(self, spec: pb.EnvironmentSpec) -> pb.OpenSessionResponse:
         """Opens a session; tried once more where the connection failed, which its request id makes safe."""
         request = pb.OpenSessionRequest(request_id=secrets.token_hex(16), environment=spec)
-        return self._retried(lambda: self._stub.OpenSession(request, timeout=ENV_START_TIMEOUT))
+        answer: pb.OpenSessionResponse = self._retried(
+            lambda: self._stub.OpenSession(request, timeout=ENV_START_TIMEOUT)
+        )
+        return answer
 
     def reopen_shard(self, session_id: str, shard_id: str) -> pb.Shard:
         request = pb.ReopenShardRequest(
             request_id=secrets.token_hex(16), session_id=session_id, shard_id=shard_id
         )
-        return self._retried(lambda: self._stub.ReopenShard(request, timeout=ENV_START_TIMEOUT))
+        answer: pb.Shard = self._retried(
+            lambda: self._stub.ReopenShard(request, timeout=ENV_START_TIMEOUT)
+        )
+        return answer
 
     def describe_shard(self, session_id: str, shard_id: str) -> pb.ShardStatus:
         request = pb.DescribeShardRequest(session_id=session_id, shard_id=shard_id)
-        return self._call(lambda: self._stub.DescribeShard(request, timeout=CALL_TIMEOUT))
+        answer: pb.ShardStatus = self._call(
+            lambda: self._stub.DescribeShard(request, timeout=CALL_TIMEOUT)
+        )
+        return answer
 
     def close_session(self, session_id: str) -> None:
         request = pb.CloseSessionRequest(session_id=session_id)
@@ -126,7 +136,9 @@ class Control:
         try:
             return call()
         except grpc.RpcError as error:
-            raise self._without_context(error)
+            failed = failures.from_rpc_error(error, self.address)
+            # Not `from None`: an environment's exception has its remote traceback as its cause.
+            raise failed from failed.__cause__
 
     def _retried(self, call: Callable[[], T]) -> T:
         """The answer; asked for once more where the connection failed, and not where the server refused."""
@@ -135,14 +147,9 @@ class Control:
         except grpc.RpcError as error:
             status = error.code() if isinstance(error, grpc.Call) else None
             if status is not grpc.StatusCode.UNAVAILABLE or failures.message_of(error) is not None:
-                raise self._without_context(error)
+                failed = failures.from_rpc_error(error, self.address)
+                raise failed from failed.__cause__
         return self._call(call)
-
-    def _without_context(self, error: grpc.RpcError) -> Exception:
-        failed = failures.from_rpc_error(error, self.address)
-        # `from None` would take the cause as well: an environment's exception has its traceback there.
-        failed.__suppress_context__ = True
-        return failed
 
     def close(self) -> None:
         """Gives the connection back. Idempotent."""

@@ -165,22 +165,34 @@ def _bind(server: grpc.aio.Server, target: str) -> str:
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes a socket file that nobody listens at any more, as a killed server leaves one."""
+    """Removes a socket file that nobody listens at any more, as a killed server leaves one.
+
+    Raises Unavailable where somebody does: gRPC would take the file over without a word.
+    """
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
+            return
+        except OSError as error:
+            raise Unavailable(
+                f"listen='unix:{path}': the socket that is there cannot be tried: {error}"
+            ) from error
+    raise Unavailable(
+        f"listen='unix:{path}': another process listens there; end it, or choose another path"
+    )
 
 
 def local_address(address: str) -> str:
     """The gRPC target to listen at. Raises InvalidArgument for one that other machines could reach."""
-    target = normalise(address)
+    target = normalise(address, name="listen")
     if target.startswith("unix:"):
         return target
-    host, _ = split_host_port(target)
+    host, _ = split_host_port(target, name="listen")
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

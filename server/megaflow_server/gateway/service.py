@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 
-from megaflow.errors import FailedPrecondition, InvalidArgument, MegaflowError, SessionLost
+from megaflow.errors import FailedPrecondition, InvalidArgument, MegaflowError
 from megaflow.protocol import PROTOCOL_VERSION, failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.transport.control import FEATURES, package_version
-from megaflow_server.gateway.sessions import RemoteRefusal, Sessions
+from megaflow_server.gateway.sessions import Sessions
 from megaflow_server.gateway.supervisor import Supervisor
+from megaflow_server.gateway.workers import RemoteRefusal
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,21 +26,38 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_NUM_ENVS = 1_000_000
 # Answers that are kept for a repeated request.
 _KEPT_ANSWERS = 10_000
+# Until a worker says what it has registered; seconds.
+_LIST_TIMEOUT = 50.0
+
+
+@dataclass
+class _Answer:
+    """An answer on its way or made: how many calls wait for it, and whether one of them got it."""
+
+    task: asyncio.Future[Any]
+    waiting: int = 0
+    given: bool = False
 
 
 class GatewayService(pb_grpc.GatewayServicer):
     """Control plane; see megaflow.proto for what each call does."""
 
     def __init__(
-        self, sessions: Sessions, supervisor: Supervisor, *, server_id: str, code_policy: pb.CodePolicy
+        self,
+        sessions: Sessions,
+        supervisor: Supervisor,
+        *,
+        server_id: str,
+        code_policy: pb.CodePolicy,
     ) -> None:
         self._sessions = sessions
         self._supervisor = supervisor
         self._server_id = server_id
         self._code_policy = code_policy
-        self._answers: dict[str, asyncio.Task[Any]] = {}
+        self._answers: dict[str, _Answer] = {}
+        self._undoing: set[asyncio.Future[None]] = set()
 
-    async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:  # noqa: N802
+    async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
         # No judgement here: the client compares, and says which side to upgrade.
         return pb.HelloResponse(
             protocol_version=PROTOCOL_VERSION,
@@ -50,20 +69,21 @@ class GatewayService(pb_grpc.GatewayServicer):
             code_policy=self._code_policy,
         )
 
-    async def ListEnvironments(  # noqa: N802
+    async def ListEnvironments(
         self, request: pb.ListEnvironmentsRequest, context: Context
     ) -> pb.ListEnvironmentsResponse:
         return await _answer(context, self._list(request))
 
     async def _list(self, request: pb.ListEnvironmentsRequest) -> pb.ListEnvironmentsResponse:
         worker = self._supervisor.ensure(1)[0]
-        await asyncio.shield(worker.ready)
-        try:
-            return await worker.stub.ListEnvironments(request, metadata=worker.metadata, timeout=50.0)
-        except grpc.aio.AioRpcError as error:
-            raise worker.loss or SessionLost(f"{worker.name}: {error.details()}") from None
+        return await worker.call(
+            lambda stub: stub.ListEnvironments(
+                request, metadata=worker.metadata, timeout=_LIST_TIMEOUT
+            ),
+            deadline=f"no catalogue within {_LIST_TIMEOUT:g} s",
+        )
 
-    async def OpenSession(  # noqa: N802
+    async def OpenSession(
         self, request: pb.OpenSessionRequest, context: Context
     ) -> pb.OpenSessionResponse:
         async def opened() -> pb.OpenSessionResponse:
@@ -74,16 +94,14 @@ class GatewayService(pb_grpc.GatewayServicer):
 
         return await _answer(context, opened())
 
-    async def ReopenShard(  # noqa: N802
-        self, request: pb.ReopenShardRequest, context: Context
-    ) -> pb.Shard:
+    async def ReopenShard(self, request: pb.ReopenShardRequest, context: Context) -> pb.Shard:
         reopened = self._once(
             request.request_id,
             lambda: self._sessions.reopen(request.session_id, request.shard_id),
         )
         return await _answer(context, reopened)
 
-    async def DescribeShard(  # noqa: N802
+    async def DescribeShard(
         self, request: pb.DescribeShardRequest, context: Context
     ) -> pb.ShardStatus:
         async def described() -> pb.ShardStatus:
@@ -98,7 +116,7 @@ class GatewayService(pb_grpc.GatewayServicer):
 
         return await _answer(context, described())
 
-    async def CloseSession(  # noqa: N802
+    async def CloseSession(
         self, request: pb.CloseSessionRequest, context: Context
     ) -> pb.CloseSessionResponse:
         await _answer(context, self._sessions.close(request.session_id))
@@ -108,29 +126,36 @@ class GatewayService(pb_grpc.GatewayServicer):
         """The answer to this request, made once however often it is asked for.
 
         A client that goes away while its answer is made leaves nothing behind: what was made for it is
-        undone.
+        undone, unless another call waits for the same answer.
         """
-        task: asyncio.Task[T] | None = self._answers.get(request_id) if request_id else None
-        if task is None:
-            task = asyncio.ensure_future(make())
+        answer = self._answers.get(request_id) if request_id else None
+        if answer is None:
+            answer = _Answer(asyncio.ensure_future(make()))
             if request_id:
-                self._answers[request_id] = task
+                self._answers[request_id] = answer
                 while len(self._answers) > _KEPT_ANSWERS:
                     del self._answers[next(iter(self._answers))]
+        answer.waiting += 1
         try:
-            return await asyncio.shield(task)
+            result: T = await asyncio.shield(answer.task)
         except asyncio.CancelledError:
-            self._answers.pop(request_id, None)
-            task.cancel()
-            task.add_done_callback(self._undo)
+            if answer.waiting == 1 and not answer.given:
+                self._answers.pop(request_id, None)
+                answer.task.cancel()
+                answer.task.add_done_callback(self._undo)
             raise
+        finally:
+            answer.waiting -= 1
+        answer.given = True
+        return result
 
-    def _undo(self, task: asyncio.Task[Any]) -> None:
+    def _undo(self, task: asyncio.Future[Any]) -> None:
         if not task.cancelled() and task.exception() is None:
             answer = task.result()
             if isinstance(answer, pb.OpenSessionResponse):
                 closing = asyncio.ensure_future(self._sessions.close(answer.session_id))
-                self._undoing = closing  # the loop keeps only a weak reference
+                self._undoing.add(closing)  # the loop keeps only a weak reference
+                closing.add_done_callback(self._undoing.discard)
 
 
 def _check(request: pb.OpenSessionRequest) -> None:
@@ -144,6 +169,12 @@ def _check(request: pb.OpenSessionRequest) -> None:
     if request.environment.num_envs > MAX_NUM_ENVS:
         raise InvalidArgument(
             f"num_envs={request.environment.num_envs}: a session has at most {MAX_NUM_ENVS}"
+        )
+    makers = len(request.environment.makers)
+    if makers > 1 and makers != request.environment.num_envs:
+        raise InvalidArgument(
+            f"environment.makers has {makers} entries for num_envs={request.environment.num_envs}: give one "
+            "for all, or one for each"
         )
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 from dataclasses import dataclass, field
 
-import grpc
-import grpc.aio
-
-from megaflow.errors import DeadlineExceeded, InvalidArgument, NotFound, SessionLost, Unavailable
+from megaflow.errors import InvalidArgument, MegaflowError, NotFound, SessionLost, Unavailable
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.gateway.supervisor import Supervisor
-from megaflow_server.gateway.workers import WorkerHandle
+from megaflow_server.gateway.workers import RemoteRefusal, WorkerHandle
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +21,6 @@ LOST_KEPT = 3600.0
 # Building environments: loading a simulator or a dataset may take minutes; seconds.
 ENV_START_TIMEOUT = 590.0
 CALL_TIMEOUT = 5.0
-
-
-class RemoteRefusal(Exception):
-    """What a worker answered instead of a shard, to be handed on as it is."""
-
-    def __init__(self, message: pb.Error) -> None:
-        super().__init__(message.message)
-        self.message = message
 
 
 @dataclass
@@ -47,11 +37,12 @@ class Shard:
 
 @dataclass
 class Session:
-    """A client's session and its shards."""
+    """A client's session and its shards; `opening` until all of these are built for the first time."""
 
     id: str
     spec: pb.EnvironmentSpec
     shards: dict[str, Shard] = field(default_factory=dict)
+    opening: bool = True
 
 
 class Sessions:
@@ -89,6 +80,8 @@ class Sessions:
             await asyncio.gather(*building, return_exceptions=True)
             await self.close(session.id)
             raise
+        session.opening = False
+        self._drop_if_empty(session)
         return pb.OpenSessionResponse(session_id=session.id, shards=shards)
 
     async def reopen(self, session_id: str, shard_id: str) -> pb.Shard:
@@ -117,9 +110,10 @@ class Sessions:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return
-        for shard in list(session.shards.values()):
+        shards = list(session.shards.values())
+        for shard in shards:
             self._forget(shard)
-            await self._close_shard(shard)
+        await asyncio.gather(*map(self._close_shard, shards))
 
     def worker_died(self, worker: WorkerHandle) -> None:
         """Marks what the worker held as lost."""
@@ -165,16 +159,18 @@ class Sessions:
         self._shards[shard.id] = session.shards[shard.id] = shard
         worker.load += count
         request = pb.OpenShardRequest(
-            shard_id=shard.id, token=token, first=first, environment=_part(session.spec, first, count)
+            shard_id=shard.id,
+            token=token,
+            first=first,
+            environment=_part(session.spec, first, count),
         )
         try:
-            await asyncio.shield(worker.ready)
-            answer = await worker.stub.OpenShard(
-                request, metadata=worker.metadata, timeout=ENV_START_TIMEOUT
+            answer = await worker.call(
+                lambda stub: stub.OpenShard(
+                    request, metadata=worker.metadata, timeout=ENV_START_TIMEOUT
+                ),
+                deadline=f"env_start: no environment within {ENV_START_TIMEOUT:g} s",
             )
-        except grpc.aio.AioRpcError as error:
-            self._forget(shard)
-            raise await self._explain(worker, error) from None
         except BaseException:
             self._forget(shard)
             await self._close_shard(shard)
@@ -188,38 +184,31 @@ class Sessions:
             environment=answer.environment,
         )
 
-    async def _explain(self, worker: WorkerHandle, error: grpc.aio.AioRpcError) -> Exception:
-        message = failures.message_of(error)
-        if message is not None:
-            return RemoteRefusal(message)
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceeded(f"env_start: no environment within {ENV_START_TIMEOUT:g} s")
-        # The stream breaks a moment before the backend reports the death, with its reason.
-        for _ in range(100):
-            if worker.loss is not None:
-                return worker.loss
-            await asyncio.sleep(0.01)
-        return SessionLost(f"{worker.name} broke off: {error.details()}")
-
     async def _close_shard(self, shard: Shard) -> None:
-        if shard.worker.loss is not None or not shard.worker.served:
+        worker = shard.worker
+        if worker.loss is not None or not worker.served:
             return
+        request = pb.CloseShardRequest(shard_id=shard.id)
         try:
-            await shard.worker.stub.CloseShard(
-                pb.CloseShardRequest(shard_id=shard.id),
-                metadata=shard.worker.metadata,
-                timeout=CALL_TIMEOUT,
+            await worker.call(
+                lambda stub: stub.CloseShard(
+                    request, metadata=worker.metadata, timeout=CALL_TIMEOUT
+                ),
+                deadline=f"not closed within {CALL_TIMEOUT:g} s",
             )
-        except grpc.aio.AioRpcError as error:
-            logger.warning("closing shard %s on %s: %s", shard.id, shard.worker.name, error.details())
+        except (RemoteRefusal, MegaflowError) as error:
+            logger.warning("closing shard %s on %s: %s", shard.id, worker.name, error)
 
     def _forget(self, shard: Shard) -> None:
         if self._shards.pop(shard.id, None) is None:
             return
         shard.worker.load -= shard.count
         shard.session.shards.pop(shard.id, None)
-        if not shard.session.shards:
-            self._sessions.pop(shard.session.id, None)
+        self._drop_if_empty(shard.session)
+
+    def _drop_if_empty(self, session: Session) -> None:
+        if not session.shards and not session.opening:
+            self._sessions.pop(session.id, None)
 
 
 def _is_whole(spec: pb.EnvironmentSpec) -> bool:
@@ -242,4 +231,4 @@ def _part(spec: pb.EnvironmentSpec, first: int, count: int) -> pb.EnvironmentSpe
 def split_evenly(total: int, parts: int) -> list[tuple[int, int]]:
     """(first, count) of so many contiguous parts, whose counts differ by one at most."""
     bounds = [total * i // parts for i in range(parts + 1)]
-    return [(low, high - low) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [(low, high - low) for low, high in itertools.pairwise(bounds)]

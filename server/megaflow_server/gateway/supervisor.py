@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
-from megaflow.errors import MegaflowError
+from megaflow.errors import MegaflowError, Unavailable
 from megaflow_server.backends.base import Backend, Exit
 from megaflow_server.gateway.workers import START_TIMEOUT, WorkerHandle, WorkerSettings
 
@@ -40,6 +41,7 @@ class Supervisor:
         self._on_closed = on_closed
         self._workers: dict[int, WorkerHandle] = {}
         self._slots: dict[int, asyncio.Task[None]] = {}
+        self._clearing: set[str] = set()
         self._incarnations = 0
 
     def ensure(self, count: int) -> list[WorkerHandle]:
@@ -65,18 +67,36 @@ class Supervisor:
         pause = 0.0
         while True:
             worker = self._workers[slot]
-            await asyncio.sleep(pause)
             try:
-                how = await self._run(worker)
-                worker.died(how)
-            except MegaflowError as error:
-                worker.failed(error)
-            # Whoever places a session from here on waits for the next one.
-            self._workers[slot] = self._next(slot)
-            logger.warning("%s", worker.loss)
-            self._on_death(worker)
-            await self._backend.destroy(worker.instance_id, grace=0)
+                await asyncio.sleep(pause)
+                await self._live(worker)
+                # Whoever places a session from here on waits for the next one.
+                self._workers[slot] = self._next(slot)
+                logger.warning("%s", worker.loss)
+                self._on_death(worker)
+            finally:
+                await worker.close()
+            await self._clear(worker)
             pause = _next_pause(pause, healthy=worker.served)
+
+    async def _live(self, worker: WorkerHandle) -> None:
+        """A worker's life; its `loss` says afterwards how it ended."""
+        try:
+            worker.died(await self._run(worker))
+        except MegaflowError as error:
+            worker.failed(error)
+        except Exception as error:  # a slot that gives up would keep whoever waits for it for ever
+            logger.exception("%s", worker.name)
+            worker.failed(Unavailable(f"{type(error).__name__}: {error}"))
+
+    async def _clear(self, worker: WorkerHandle) -> None:
+        """Destroys what a dead worker may have left."""
+        self._clearing.add(worker.instance_id)
+        try:
+            await self._backend.destroy(worker.instance_id, grace=0)
+        except MegaflowError as error:
+            logger.error("%s left something behind: %s", worker.name, error.message)
+        self._clearing.discard(worker.instance_id)
 
     async def _run(self, worker: WorkerHandle) -> Exit:
         """A worker's life: how it ended. Raises MegaflowError where the backend cannot start it."""
@@ -85,9 +105,8 @@ class Supervisor:
         ended = asyncio.create_task(instance.wait())
         connecting = asyncio.create_task(worker.connect(self._on_closed))
         try:
-            await asyncio.wait(
-                {ended, worker.ready}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
-            )
+            first: set[asyncio.Future[Any]] = {ended, worker.ready}
+            await asyncio.wait(first, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if not worker.ready.done() and not ended.done():
                 logger.error("%s did not answer in %g s", worker.name, START_TIMEOUT)
                 await self._backend.destroy(worker.instance_id, grace=0)
@@ -96,18 +115,15 @@ class Supervisor:
             for task in (ended, connecting):
                 task.cancel()
             await asyncio.gather(ended, connecting, return_exceptions=True)
-            await worker.close()
 
     async def stop(self, *, grace: float) -> None:
         """Ends all workers, giving their environments so many seconds to close."""
         for task in self._slots.values():
             task.cancel()
         await asyncio.gather(*self._slots.values(), return_exceptions=True)
+        instances = {worker.instance_id for worker in self._workers.values()} | self._clearing
         await asyncio.gather(
-            *(
-                self._backend.destroy(worker.instance_id, grace=grace)
-                for worker in self._workers.values()
-            )
+            *(self._backend.destroy(instance_id, grace=grace) for instance_id in instances)
         )
 
 

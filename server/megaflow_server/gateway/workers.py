@@ -7,20 +7,23 @@ import json
 import logging
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import grpc.aio
 
-from megaflow.errors import MegaflowError, SessionLost, Unavailable
+from megaflow.errors import DeadlineExceeded, MegaflowError, SessionLost, Unavailable
+from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.transport.channels import OPTIONS
 from megaflow_server.backends.base import Exit, InstanceSpec
 from megaflow_server.launch import BOOTSTRAP, SECRET_KEY, WorkerConfig
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Seconds until a worker answers: it imports gymnasium and what --import names.
@@ -44,6 +47,14 @@ class WorkerSettings:
     modules: list[str] = field(default_factory=list)
     code_policy: int = pb.CODE_POLICY_REGISTERED
     code_folder: Path | None = None
+
+
+class RemoteRefusal(Exception):
+    """What a worker answered instead of doing what it was asked for, to be handed on as it is."""
+
+    def __init__(self, message: pb.Error) -> None:
+        super().__init__(message.message)
+        self.message = message
 
 
 class WorkerHandle:
@@ -83,9 +94,45 @@ class WorkerHandle:
         return ((SECRET_KEY, self._secret),)
 
     @property
-    def stub(self) -> pb_grpc.WorkerAsyncStub:
+    def stub(self) -> pb_grpc.WorkerStub:
         assert self._channel is not None, "the worker is not ready"
-        return pb_grpc.WorkerStub(self._channel)  # type: ignore[return-value]
+        return pb_grpc.WorkerStub(self._channel)
+
+    async def call(self, make: Callable[[pb_grpc.WorkerStub], Awaitable[T]], *, deadline: str) -> T:
+        """What the worker answers, once it serves; `deadline` says what did not come in time.
+
+        Raises:
+            RemoteRefusal: an error of the worker's, or of the environment that it was to make.
+            SessionLost: the worker died meanwhile.
+            Unavailable: it never came up.
+            DeadlineExceeded: the call's own timeout passed.
+        """
+        await asyncio.shield(self.ready)
+        if self.loss is not None:
+            raise self.loss
+        try:
+            return await make(self.stub)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error, deadline) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            # The connection to a dead worker is closed, which cancels its calls as a caller would.
+            task = asyncio.current_task()
+            if self.loss is None or (task is not None and task.cancelling()):
+                raise
+            raise self.loss from None
+
+    async def _explain(self, error: grpc.aio.AioRpcError, deadline: str) -> Exception:
+        message = failures.message_of(error)
+        if message is not None:
+            return RemoteRefusal(message)
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(f"{self.name}: {deadline}")
+        # The connection breaks a moment before the backend reports the death, with its reason.
+        for _ in range(100):
+            if self.loss is not None:
+                return self.loss
+            await asyncio.sleep(0.01)
+        return SessionLost(f"{self.name} broke off: {error.details()}")
 
     def spec(self) -> InstanceSpec:
         """The instance that the backend is to start."""
@@ -112,7 +159,7 @@ class WorkerHandle:
 
     async def connect(self, on_closed: Callable[[str], None]) -> None:
         """Waits until the worker serves, says so through `ready`, and follows its events until it ends."""
-        while not self.socket.exists():
+        while not self.socket.exists():  # noqa: ASYNC110  # a file says nothing by itself
             await asyncio.sleep(0.01)
         self._channel = grpc.aio.insecure_channel(self.address, options=list(OPTIONS))
         events = self.stub.Watch(pb.WatchRequest(), metadata=self.metadata, wait_for_ready=True)
@@ -157,4 +204,3 @@ class WorkerHandle:
         except FileNotFoundError:
             return ""
         return "\n".join(lines[-_TAIL_LINES:])
-

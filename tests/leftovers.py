@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from megaflow.embedded import FOLDER_VARIABLE, SERVER_VARIABLE
+
 MARK = "MEGAFLOW_TEST_MARK"
 
 # What the promise allows for everything to be gone; seconds.
@@ -34,7 +36,9 @@ class Place:
 
     @property
     def environ(self) -> dict[str, str]:
-        environ = {k: v for k, v in os.environ.items() if k != "XDG_RUNTIME_DIR"}
+        # Without the embedded server of the tests themselves, which a relative would share.
+        dropped = {"XDG_RUNTIME_DIR", FOLDER_VARIABLE, SERVER_VARIABLE}
+        environ = {k: v for k, v in os.environ.items() if k not in dropped}
         return {**environ, "TMPDIR": str(self.temporary), MARK: self.mark}
 
     def script(self, name: str, text: str) -> Path:

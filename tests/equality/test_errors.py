@@ -168,7 +168,7 @@ def test_a_class_that_raises_while_it_is_made(
 
 
 def test_an_exception_while_closing_does_not_keep_it_open(remote_vec: MakeVec) -> None:
-    envs = remote_vec("zoo/Raising-v0", 2, env_kwargs={"place": "close"})
+    envs = remote_vec("zoo/Raising-v0", 2, per_env_kwargs=[{"place": "close"}, {"place": ""}])
     envs.reset(seed=1)
     with pytest.raises(ValueError, match="the bars are bent"):
         envs.close()

@@ -88,9 +88,15 @@ def _faults(error: ValidationError) -> Iterator[str]:
 
 def _nearest(location: Sequence[int | str]) -> str:
     """The known key that comes closest to an unknown one, as a half-sentence."""
-    fields = (Config if len(location) == 1 else ServerConfig).model_fields
-    known = [
-        ".".join(map(str, (*location[:-1], info.alias or name))) for name, info in fields.items()
-    ]
-    close = difflib.get_close_matches(".".join(map(str, location)), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"
+    *tables, name = map(str, location)
+    fields = (ServerConfig if tables else Config).model_fields
+    known = {
+        info.alias or field: ".".join([*tables, info.alias or field])
+        for field, info in fields.items()
+    }
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return (
+        f"; did you mean {known[close[0]]}?"
+        if close
+        else f"; known here: {', '.join(known.values())}"
+    )

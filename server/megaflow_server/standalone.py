@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,6 +39,9 @@ def main(config: ServerConfig, announce: Announce) -> None:
     """
     for address in config.listen:
         local_address(address)
+    # --import finds modules of the folder that the command runs in, as `python -m` would; last, so that
+    # they shadow nothing that is installed.
+    sys.path.append(os.getcwd())
     # What goes wrong before it serves is raised; it need not be in the log as well.
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(_main(config, announce))
@@ -62,9 +67,10 @@ async def _main(config: ServerConfig, announce: Announce) -> None:
 def _on_signals(ended: asyncio.Event) -> None:
     """Sets `ended` at the first signal that asks for an end; later ones change nothing."""
     loop = asyncio.get_running_loop()
-    # A terminal that is closed sends SIGHUP, unless nohup has it ignored.
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # A terminal that is closed sends SIGHUP, which nohup has ignored.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
 
     def end() -> None:
         ended.set()

@@ -52,8 +52,10 @@ def serve(
 ) -> None:
     """Serve environments until Ctrl-C or SIGTERM."""
     # megaflow switches gRPC's fork handlers on, for clients; in a server they would stop environments
-    # that fork. gRPC reads this once, when it is imported.
+    # that fork. gRPC reads both once, when it is imported.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    # gRPC would log that it cannot bind an address, which is said below in our own words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from megaflow.errors import MegaflowError
     from megaflow_server import standalone
     from megaflow_server.config import load

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+import leftovers
+from commands import PATIENCE, Command, Refused, Serve, Served, run_command
+
+
+@pytest.fixture
+def place() -> Iterator[leftovers.Place]:
+    with leftovers.place() as here:
+        yield here
+
+
+@pytest.fixture
+def serve(place: leftovers.Place) -> Iterator[Serve]:
+    """`megaflow serve ARGUMENTS…`, returned once it serves at so many addresses; ended with the test."""
+    with ExitStack() as running:
+
+        def start(*arguments: str, count: int = 1) -> Served:
+            process = place.start("-m", "megaflow_server", "serve", *arguments)
+            running.enter_context(process)  # closes its pipes
+            running.callback(process.kill)
+            return Served(process, count)
+
+        yield start
+
+
+@pytest.fixture
+def refused(place: leftovers.Place) -> Refused:
+    """`megaflow serve ARGUMENTS…` that must not serve, nor leave anything: what it said."""
+
+    def run(*arguments: str) -> str:
+        with place.start("-m", "megaflow_server", "serve", *arguments) as process:
+            printed, errors = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, printed) == (2, ""), errors
+        place.assert_nothing_left()
+        return errors
+
+    return run
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """`megaflow ARGUMENTS…` in this process."""
+    return functools.partial(run_command, capsys)

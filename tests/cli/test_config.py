@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from megaflow import InvalidArgument
+from megaflow_server.config import load
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "megaflow.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults() -> None:
+    config = load(None, {})
+    assert config.listen == ["127.0.0.1:7447"]
+    assert config.workers == len(os.sched_getaffinity(0))
+    assert config.backend == "process"
+    assert config.modules == []
+    assert config.allow_import is False
+
+
+def test_every_key_of_a_file(tmp_path: Path) -> None:
+    text = """
+        [server]
+        listen = ["unix:/run/a.sock", "localhost:1"]
+        workers = 3
+        backend = "fake"
+        import = ["a", "b.c"]
+        allow_import = true
+    """
+    config = load(written(tmp_path, text), {})
+    assert config.listen == ["unix:/run/a.sock", "localhost:1"]
+    assert config.workers == 3
+    assert config.backend == "fake"
+    assert config.modules == ["a", "b.c"]
+    assert config.allow_import is True
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert load(written(tmp_path, ""), {}) == load(None, {})
+
+
+def test_options_win_and_absent_ones_do_not(tmp_path: Path) -> None:
+    path = written(tmp_path, '[server]\nworkers = 3\nallow_import = true\nimport = ["a"]\n')
+    config = load(path, {"workers": 5, "modules": [], "allow_import": None, "backend": None})
+    assert (config.workers, config.modules, config.allow_import) == (5, ["a"], True)
+    assert load(path, {"allow_import": False}).allow_import is False
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nlisen = []\n", "server.lisen: unknown key; did you mean server.listen?"),
+        ("[server]\nxyz = []\n", "server.xyz: unknown key; known here: server.listen, "),
+        ("[serve]\n", "serve: unknown key; did you mean server?"),
+        ('[server]\nworkers = "2"\n', "server.workers = '2': Input should be a valid integer"),
+        ("[server]\nworkers = 0\n", "server.workers = 0: Input should be greater than 0"),
+        ("[server]\nworkers = true\n", "server.workers = True: Input should be a valid integer"),
+        ('[server]\nlisten = "a:1"\n', "server.listen = 'a:1': Input should be a valid list"),
+        ("[server]\nlisten = [1]\n", "server.listen.0 = 1: Input should be a valid string"),
+        ("[server]\nlisten = []\n", "server.listen = []: List should have at least 1 item"),
+        ("[server]\nallow_import = 1\n", "server.allow_import = 1: Input should be a valid bool"),
+        ("server = 3\n", "server = 3: Input should be"),
+    ],
+)
+def test_faults_name_file_key_value_and_what_is_expected(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InvalidArgument) as caught:
+        load(path, {})
+    assert caught.value.message.startswith(f"{path}: {says}")
+
+
+def test_every_fault_has_a_line(tmp_path: Path) -> None:
+    path = written(tmp_path, '[server]\nworkers = "2"\nbackend = 3\nfoo = 1\n')
+    with pytest.raises(InvalidArgument) as caught:
+        load(path, {})
+    assert len(caught.value.message.splitlines()) == 3
+
+
+def test_no_toml(tmp_path: Path) -> None:
+    path = written(tmp_path, "[server\n")
+    with pytest.raises(InvalidArgument, match="is no TOML: .*line 1"):
+        load(path, {})
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"absent\.toml: cannot be read: No such file"):
+        load(tmp_path / "absent.toml", {})

@@ -86,7 +86,7 @@ def test_every_fault_has_a_line(tmp_path: Path) -> None:
 
 def test_no_toml(tmp_path: Path) -> None:
     path = written(tmp_path, "[server\n")
-    with pytest.raises(InvalidArgument, match="is no TOML: .*line 1"):
+    with pytest.raises(InvalidArgument, match=r"is no TOML: .*line 1"):
         load(path, {})
 
 

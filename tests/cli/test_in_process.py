@@ -47,7 +47,9 @@ async def test_a_module_that_exits_fails_the_worker_alone(
 ) -> None:
     (tmp_path / "module_that_exits.py").write_text("import sys\nsys.exit('not today')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    async with private_folder() as folder:
-        async with Gateway(settings(folder, "module_that_exits"), FakeBackend(run)) as gateway:
-            with pytest.raises(Unavailable, match="SystemExit: not today"):
-                await gateway.ready()
+    async with (
+        private_folder() as folder,
+        Gateway(settings(folder, "module_that_exits"), FakeBackend(run)) as gateway,
+    ):
+        with pytest.raises(Unavailable, match="SystemExit: not today"):
+            await gateway.ready()

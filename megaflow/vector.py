@@ -27,6 +27,10 @@ from megaflow.transport.stream import ReplyTimeout
 from megaflow.vector_options import OnLost, VectorOptions
 
 
+# What AsyncVectorEnv refuses to call: it would change a sub-environment behind the vector's back.
+_NOT_CALLED = ("reset", "step", "close")
+
+
 class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
     """Sub-environments behind a server, sharded over its workers.
 
@@ -213,6 +217,10 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         """Starts a call of a method of each sub-environment."""
         self._assert_is_running()
         self._assert_idle("call_async")
+        if name in _NOT_CALLED:
+            raise ValueError(
+                f"Trying to call function `{name}` with `call`, use `{name}` directly instead."
+            )
         verb = pb.Call(name=name)
         if args:
             verb.args = values.encode(args, path="args")
@@ -250,12 +258,17 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
     @property
     def np_random(self) -> Any:
         """Copies of the sub-environments' generators, in their present state."""
-        return self._batch.lookup("np_random")
+        return self._lookup("np_random")
 
     @property
     def np_random_seed(self) -> Any:
         """The sub-environments' seeds."""
-        return self._batch.lookup("np_random_seed")
+        return self._lookup("np_random_seed")
+
+    def _lookup(self, name: str) -> Any:
+        self._assert_is_running()
+        self._assert_idle("call_async")
+        return self._batch.lookup(name)
 
     # ------------------------------------------------------------------ state and end
 

@@ -45,9 +45,12 @@ def _bench(context: typer.Context) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"megaflow {version('megaflow')}")
+        try:
+            typer.echo(f"megaflow {version('megaflow')}")
+        except PackageNotFoundError:
+            typer.echo("megaflow, from a source tree that is not installed")
         raise typer.Exit
 
 

@@ -38,13 +38,8 @@ def serve(
         ),
     ] = None,
     allow_import: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-import/--no-allow-import",
-            show_default=False,
-            help="Let clients name modules to import. Default: no",
-        ),
-    ] = None,
+        bool, typer.Option("--allow-import", help="Let clients name modules to import.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="megaflow.toml; options here win over what it says."),
@@ -65,7 +60,7 @@ def serve(
         "workers": workers,
         "backend": backend,
         "modules": modules,
-        "allow_import": allow_import,
+        "allow_import": allow_import or None,
     }
     try:
         settings = load(config, options)

@@ -106,7 +106,13 @@ def _original(message: pb.Error, failed: EnvironmentFailed) -> Exception | None:
         args = values.decode(message.exception_args)
         if not isinstance(args, tuple):
             return None
-        original: Exception = cls(*args)
+        try:
+            original: Exception = cls(*args)
+        except TypeError:
+            if module == "builtins":
+                raise
+            # One of gymnasium's keeps fewer arguments than it takes.
+            original = cls.__new__(cls, *args)
     except Exception:  # no value, or not what this class takes; `failed` says all that is known
         return None
     original.__cause__ = failed

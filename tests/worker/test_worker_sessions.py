@@ -1,0 +1,309 @@
+"""A worker's sessions over its own wire: who gets in, what is refused, and what survives it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from megaflow import errors
+from megaflow.protocol import failures, values
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow_server.launch import SECRET_KEY
+from worker_rig import ODD, PATIENCE, SECRET, OddEnv, Rig, maker, single, vector
+
+GARBAGE = b"\xc1 no value"
+STEP = pb.Step(action=values.encode(1))
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with Rig(tmp_path) as rig:
+        yield rig
+    while not OddEnv.closed.empty():
+        OddEnv.closed.get()
+
+
+def closed() -> str:
+    return OddEnv.closed.get(timeout=PATIENCE)
+
+
+def error_of(reply: pb.Reply) -> Exception:
+    assert reply.last
+    return failures.from_message(reply.error)
+
+
+# ---------------------------------------------------------------- who gets in
+
+
+@pytest.mark.parametrize("secret", [None, "", SECRET[:-1], SECRET + "0"])
+def test_control_is_for_who_knows_the_secret(rig: Rig, secret: str | None) -> None:
+    with pytest.raises(errors.PermissionDenied, match="only the gateway"):
+        rig.open(single(), secret=secret)
+    metadata = ((SECRET_KEY, secret),) if secret is not None else ()
+    for call in (
+        lambda: rig.control.CloseShard(pb.CloseShardRequest(), metadata=metadata),
+        lambda: rig.control.ListEnvironments(pb.ListEnvironmentsRequest(), metadata=metadata),
+        lambda: next(rig.control.Watch(pb.WatchRequest(), metadata=metadata)),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("token", [b"", b"another token ..", b"a token of 16 b"])
+def test_a_session_is_for_who_knows_its_token(rig: Rig, token: bytes) -> None:
+    rig.open(single())
+    with pytest.raises(errors.PermissionDenied, match="does not open session a"):
+        rig.attach(token=token)
+    assert rig.attach().ask(reset=pb.Reset()).HasField("transition")
+
+
+def test_a_session_has_one_client(rig: Rig) -> None:
+    rig.open(single())
+    first = rig.attach()
+    with pytest.raises(errors.FailedPrecondition, match="attached to already"):
+        rig.attach()
+    assert first.ask(reset=pb.Reset()).HasField("transition")
+
+
+def test_an_unknown_session_and_an_unknown_version(rig: Rig) -> None:
+    rig.open(single())
+    with pytest.raises(errors.NotFound, match="no session 'b'"):
+        rig.attach("b")
+    with pytest.raises(errors.InvalidArgument, match="protocol_version=99"):
+        rig.attach(version=99)
+
+
+def test_a_stream_begins_with_attach(rig: Rig) -> None:
+    stream = rig.stream()
+    stream.send(pb.ClientFrame(request=pb.Request(sequence=1, reset=pb.Reset())))
+    with pytest.raises(errors.InvalidArgument, match="first frame"):
+        stream.receive()
+    empty = rig.stream()
+    empty.end()
+    with pytest.raises(errors.InvalidArgument, match="first frame"):
+        empty.receive()
+
+
+def test_a_shard_id_is_used_once_at_a_time(rig: Rig) -> None:
+    rig.open(single())
+    with pytest.raises(errors.InvalidArgument, match="'a' is open already"):
+        rig.open(single())
+
+
+# ---------------------------------------------------------------- requests that are wrong
+
+
+def test_a_gap_ends_the_session_and_closes_the_environment(rig: Rig) -> None:
+    rig.open(single())
+    stream = rig.attach()
+    stream.ask(reset=pb.Reset())
+    stream.sequence += 1
+    error = error_of(stream.ask(step=STEP))
+    assert isinstance(error, errors.FailedPrecondition)
+    assert "applied request 1, so 3 cannot be next" in str(error)
+    assert closed() == "odd"
+
+
+def test_a_second_attach_ends_the_session(rig: Rig) -> None:
+    rig.open(single())
+    stream = rig.attach()
+    stream.send(pb.ClientFrame(attach=pb.Attach()))
+    with pytest.raises(errors.InvalidArgument, match="a second `attach`"):
+        stream.receive()
+    assert closed() == "odd"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xff\xff"])
+def test_pieces_that_make_no_frame_end_the_session(rig: Rig, data: bytes) -> None:
+    rig.open(single())
+    stream = rig.attach()
+    stream.send(pb.ClientFrame(chunk=pb.Chunk(data=data, last=True)))
+    with pytest.raises(errors.InvalidArgument, match="frame"):
+        stream.receive()
+    assert closed() == "odd"
+
+
+MALFORMED: dict[str, dict[str, object]] = {
+    "no verb": {},
+    "reset.seed": {"reset": pb.Reset(seed=GARBAGE)},
+    "reset.options": {"reset": pb.Reset(options=GARBAGE)},
+    "step.action": {"step": pb.Step(action=GARBAGE)},
+    "step without action": {"step": pb.Step()},
+    "step.indices": {"step": pb.Step(action=values.encode(1), indices=[0])},
+    "call.args": {"call": pb.Call(name="answer", args=GARBAGE)},
+    "call.args: no tuple": {"call": pb.Call(name="answer", args=values.encode(3))},
+    "call.kwargs": {"call": pb.Call(name="answer", kwargs=GARBAGE)},
+    "call.kwargs: no dict": {"call": pb.Call(name="answer", kwargs=values.encode([1]))},
+    "call.kwargs: other keys": {"call": pb.Call(name="answer", kwargs=values.encode({1: 2}))},
+    "set_attr.values": {"set_attr": pb.SetAttr(name="x", values=GARBAGE)},
+    "set_attr.values: too many": {"set_attr": pb.SetAttr(name="x", values=values.encode([1] * 3))},
+    "set_attr.values: no list": {"set_attr": pb.SetAttr(name="x", values=values.encode(1))},
+}
+
+
+@pytest.mark.parametrize("num_envs", [0, 2])
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_request_is_refused_and_the_session_lives_on(
+    rig: Rig, case: str, num_envs: int
+) -> None:
+    rig.open(vector(num_envs) if num_envs else single())
+    stream = rig.attach()
+    error = error_of(stream.ask(**MALFORMED[case]))
+    assert type(error) is errors.InvalidArgument
+    assert stream.ask(reset=pb.Reset()).HasField("transition")
+
+
+def test_a_malformed_mask_is_refused_and_the_session_lives_on(rig: Rig) -> None:
+    rig.open(vector(2))
+    stream = rig.attach()
+    assert type(error_of(stream.ask(reset=pb.Reset(mask=GARBAGE)))) is errors.InvalidArgument
+    assert stream.ask(reset=pb.Reset()).HasField("transition")
+
+
+# ---------------------------------------------------------------- environments that go wrong
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "Custom", "Unencodable"])
+def test_an_exception_keeps_the_session_alive(rig: Rig, kind: str) -> None:
+    rig.open(single("zoo/Raising-v0", kind=kind, at=1))
+    stream = rig.attach()
+    stream.ask(reset=pb.Reset())
+    reply = stream.ask(step=STEP)
+    assert reply.error.kind == "EnvironmentFailed"
+    assert "in _raise" in reply.error.traceback
+    assert stream.ask(step=STEP).HasField("transition")
+
+
+def test_sys_exit_in_an_environment_ends_neither_session_nor_worker(rig: Rig) -> None:
+    rig.open(single(exit_at="step"))
+    stream = rig.attach()
+    stream.ask(reset=pb.Reset())
+    error = error_of(stream.ask(step=STEP))
+    assert type(error) is errors.EnvironmentFailed
+    assert error.exception_type == "builtins.SystemExit"
+    assert stream.ask(reset=pb.Reset()).HasField("transition")
+
+
+def test_sys_exit_in_a_constructor_is_an_answer(rig: Rig) -> None:
+    with pytest.raises(errors.EnvironmentFailed, match="SystemExit: 3"):
+        rig.open(single(exit_at="init"))
+    rig.open(single())
+
+
+def test_an_exception_whose_text_cannot_be_made_keeps_the_session_alive(rig: Rig) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    def odd(self: OddEnv) -> None:
+        error = Mute("\udcff")
+        error.__notes__ = ["a note \udcff"]
+        raise error
+
+    OddEnv.mute = odd  # type: ignore[attr-defined]
+    try:
+        rig.open(single())
+        stream = rig.attach()
+        error = error_of(stream.ask(call=pb.Call(name="mute")))
+    finally:
+        del OddEnv.mute  # type: ignore[attr-defined]
+    assert isinstance(error, errors.EnvironmentFailed)
+    assert error.__notes__ == ["a note \\udcff"]
+    assert stream.ask(reset=pb.Reset()).HasField("transition")
+
+
+def test_an_environment_that_cannot_be_described_is_closed(rig: Rig) -> None:
+    with pytest.raises(errors.InvalidArgument, match=r"metadata\['odd'\]"):
+        rig.open(single(name="odd metadata", odd_metadata=True))
+    assert closed() == "odd metadata"
+    rig.open(single())
+
+
+def test_those_made_before_one_that_fails_are_closed(rig: Rig) -> None:
+    spec = vector(3)
+    del spec.makers[:]
+    spec.makers.extend([maker(name="0"), maker(name="1"), maker(exit_at="init")])
+    with pytest.raises(errors.EnvironmentFailed, match="SystemExit"):
+        rig.open(spec)
+    assert {closed(), closed()} == {"0", "1"}
+
+
+def test_keyword_arguments_that_json_lacks_are_no_obstacle(rig: Rig) -> None:
+    import numpy as np
+
+    description = rig.open(single(name=np.zeros(2)))
+    assert description.env_spec == ""
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_closing_answers_and_ends_the_stream(rig: Rig) -> None:
+    events = rig.watch()
+    rig.open(single())
+    stream = rig.attach()
+    assert not stream.ask(close=pb.Close()).HasField("error")
+    assert closed() == "odd"
+    with pytest.raises(StopIteration):
+        stream.receive()
+    assert next(events).closed_shard_id == "a"
+    rig.open(single())
+
+
+def test_an_exception_while_closing_is_told_and_ends_the_session(rig: Rig) -> None:
+    rig.open(single(exit_at="close"))
+    stream = rig.attach()
+    error = error_of(stream.ask(close=pb.Close()))
+    assert isinstance(error, errors.EnvironmentFailed)
+    with pytest.raises(StopIteration):
+        stream.receive()
+
+
+@pytest.mark.parametrize("exit_at", ["", "close"])
+def test_a_client_that_vanishes_closes_its_environment(rig: Rig, exit_at: str) -> None:
+    events = rig.watch()
+    rig.open(vector(1, name="left", exit_at=exit_at))
+    rig.attach().vanish()
+    assert closed() == "left"
+    assert next(events).closed_shard_id == "a"
+
+
+def test_a_client_that_vanishes_during_a_step_closes_its_environment(rig: Rig) -> None:
+    gate = OddEnv.gates["vanish"] = threading.Event()
+    rig.open(single(name="stepping", gate="vanish"))
+    stream = rig.attach()
+    stream.ask(reset=pb.Reset())
+    stream.send(pb.ClientFrame(request=pb.Request(sequence=2, step=STEP)))
+    assert OddEnv.entered.get(timeout=PATIENCE) == "stepping"
+    stream.vanish()
+    gate.set()
+    assert closed() == "stepping"
+
+
+def test_closing_by_the_gateway_ends_attached_and_waiting_sessions(rig: Rig) -> None:
+    events = rig.watch()
+    rig.open(single(name="waiting"), "a")
+    rig.open(single(name="attached"), "b")
+    stream = rig.attach("b")
+    for shard_id in ("a", "b", "none"):
+        rig.control.CloseShard(
+            pb.CloseShardRequest(shard_id=shard_id), metadata=((SECRET_KEY, SECRET),)
+        )
+    assert {closed(), closed()} == {"waiting", "attached"}
+    assert {next(events).closed_shard_id, next(events).closed_shard_id} == {"a", "b"}
+    with pytest.raises(StopIteration):
+        stream.receive()
+
+
+def test_the_catalogue_is_the_registry_without_the_door_to_servers(rig: Rig) -> None:
+    answer = rig.control.ListEnvironments(
+        pb.ListEnvironmentsRequest(), metadata=((SECRET_KEY, SECRET),)
+    )
+    ids = {info.id for info in answer.environments}
+    assert {"CartPole-v1", ODD} <= ids
+    assert not any(env_id.startswith("megaflow/") for env_id in ids)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -100,7 +100,7 @@ _PER_ITEMS: _Ints = np.array(_PER_ITEM, np.int64)
 
 _BLOCK: Final = 1 << 14
 # 2 ** _DOUBLINGS tokens are leapt over in one step of Python.
-_DOUBLINGS: Final = 7
+_DOUBLINGS: Final = 6
 # A token's header and the marker that may follow it.
 _MARGIN: Final = 16
 
@@ -164,13 +164,13 @@ def admit(data: bytes, padding: int) -> None:
         check_structure(data)
     large = len(data) * _WORST > ALLOWANCE
     if large or (b"\xff" in data and any(spelling in data for spelling in _TIMESTAMPS)):
-        cost = charge(data)
+        budget = FACTOR * (len(data) + padding) + ALLOWANCE
+        cost = charge(data, budget)
         if cost >= _FORBIDDEN:
             raise ValueError("it holds an extension type that the wire does not have")
-        budget = FACTOR * (len(data) + padding) + ALLOWANCE
         if cost > budget:
             raise ValueError(
-                f"decoding its {len(data)} bytes would take up to {cost} bytes of memory, and {budget} are allowed"
+                f"decoding its {len(data)} bytes would take {cost} bytes of memory or more, and {budget} are allowed"
             )
 
 
@@ -181,10 +181,10 @@ def missing(data: bytes) -> int:
     return max(0, -((FACTOR * len(data) + ALLOWANCE - charge(data)) // FACTOR))
 
 
-def charge(data: bytes) -> int:
-    """The sum of the charges of the tokens in `data`; of garbage, some number."""
+def charge(data: bytes, limit: int = _FORBIDDEN) -> int:
+    """The sum of the charges of the tokens in `data`, or of its first ones where these exceed `limit`."""
     total = position = 0
-    while position < len(data):
+    while position < len(data) and total <= limit:
         start = position
         cost, position = _walk(data, position, 32)
         total += cost
@@ -207,9 +207,10 @@ def _walk(data: bytes, position: int, count: int) -> tuple[int, int]:
             total += _EXT_CHARGE[data[position + width + 1]]
             if width > 1 and value < 256:  # not the shortest spelling
                 total += _FORBIDDEN
-        elif _IS_ARRAY[first] and data[position + size : position + size + 2] == b"\xc7\x00":
-            if position + size + 2 < end:
-                total += _PER_ITEM[data[position + size + 2]] * value
+        elif _IS_ARRAY[first]:
+            follower = data[position + size : position + size + 3]
+            if len(follower) == 3 and follower[:2] == b"\xc7\x00":
+                total += _PER_ITEM[follower[2]] * value
         total += _CHARGE[first] + _UNIT[first] * value * (width > 0)
         position += size + (value if _HAS_PAYLOAD[first] else 0)
     return total, position
@@ -228,8 +229,7 @@ def _leap(data: bytes, position: int) -> tuple[int, int]:
     first = block[:length]
     value = _values(block, first)
     step = _SIZES[first] + np.where(_PAYLOADS[first], value, 0)
-    following = np.minimum(np.arange(length, dtype=np.int64) + step, length)
-    following = np.append(following, length).astype(np.int32)
+    following = np.minimum(np.arange(length + 1) + np.append(step, 0), length)
     leap = following
     for _ in range(_DOUBLINGS):
         leap = leap.take(leap)
@@ -237,8 +237,8 @@ def _leap(data: bytes, position: int) -> tuple[int, int]:
     while row < length:
         heads.append(row)
         row = int(leap.item(row))
-    rows = np.array(heads, np.int32)
-    found = np.empty((1 << _DOUBLINGS, len(rows)), np.int32)
+    rows = np.array(heads)
+    found = np.empty((1 << _DOUBLINGS, len(rows)), np.int64)
     for i in range(1 << _DOUBLINGS):
         found[i] = rows
         rows = following.take(rows)
@@ -260,7 +260,7 @@ def _values(block: NDArray[np.uint8], first: NDArray[np.uint8]) -> _Ints:
     return value
 
 
-def _charges(block: NDArray[np.uint8], tokens: NDArray[np.int32], value: _Ints) -> int:
+def _charges(block: NDArray[np.uint8], tokens: _Ints, value: _Ints) -> int:
     """The charges of the tokens at these places of a block."""
     first = block[tokens]
     total = int((_CHARGES[first] + _UNITS[first] * value).sum())

@@ -15,11 +15,12 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from gymnasium.spaces.graph import GraphInstance
-from numpy.random.bit_generator import ISeedSequence
+
+from megaflow.protocol._generators import generator
 
 __all__ = [
     "ARRAY",
@@ -35,7 +36,6 @@ __all__ = [
     "Marker",
     "array_parts",
     "array_value",
-    "generator_state",
     "integer_payload",
     "integer_value",
     "scalar_payload",
@@ -58,7 +58,6 @@ _MAX_NDIM: Final = 32
 _MAX_DIMENSION: Final = (1 << 32) - 1
 _LITTLE: Final = sys.byteorder == "little"
 
-_NUMBERS: Final = "|b1 |i1 <i2 <i4 <i8 |u1 <u2 <u4 <u8 <f2 <f4 <f8 <c8 <c16".split()
 _DTYPE: Final = re.compile(
     r"[<>][iu][248]|[<>]f[248]|[<>]c(8|16)|\|[biu]1|[<>]U[1-9]\d{0,8}|\|S[1-9]\d{0,8}"
 )
@@ -94,7 +93,7 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bool]:
     ] == ">"
 
 
-def array_parts(array: np.ndarray[Any, Any]) -> tuple[bytes, bytes | np.ndarray[Any, Any]]:
+def array_parts(array: np.ndarray[Any, Any]) -> tuple[bytes, Any]:
     """Header and contents of an array, both of them bytes-like: joined, they are the payload."""
     header, swapped = _header(array.dtype, array.shape)
     if swapped:
@@ -157,7 +156,8 @@ def _check_contents(view: np.ndarray[Any, Any]) -> None:
 # ---------------------------------------------------------------- scalars and integers
 
 _SCALARS: Final[dict[type, bytes]] = {
-    np.dtype(name).type: _header(np.dtype(name), ())[0] for name in _NUMBERS
+    np.dtype(name).type: _header(np.dtype(name), ())[0]
+    for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 }
 _TEXT: Final = b"\x01U\x00"
 _BYTES: Final = b"\x01S\x00"
@@ -189,8 +189,7 @@ def scalar_value(payload: bytes) -> np.generic:
         )
     view: np.ndarray[Any, Any] = np.ndarray((), wire, payload, end)
     _check_contents(view)
-    scalar: np.generic = view[()]
-    return scalar
+    return cast(np.generic, view[()])
 
 
 def integer_payload(value: int) -> bytes:
@@ -201,72 +200,6 @@ def integer_payload(value: int) -> bytes:
 def integer_value(payload: bytes) -> int:
     """The int in a payload."""
     return int.from_bytes(payload, "little", signed=True)
-
-
-# ---------------------------------------------------------------- random generators
-
-
-class _NoSeed(ISeedSequence):
-    """Stands where the seed sequence was, which does not travel: `Generator.spawn` raises, as it should."""
-
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray[Any, Any]:
-        return np.ones(n_words, dtype)
-
-
-_BIT_GENERATORS: Final[dict[str, type[np.random.BitGenerator]]] = {
-    cls.__name__: cls
-    for cls in (
-        np.random.MT19937,
-        np.random.PCG64,
-        np.random.PCG64DXSM,
-        np.random.Philox,
-        np.random.SFC64,
-    )
-}
-# Indices into the state's own buffers, which numpy does not check: beyond them it reads foreign memory.
-_INDICES: Final = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
-
-
-def generator_state(generator: np.random.Generator) -> dict[str, Any]:
-    """The state of a generator, as numpy gives it; it names its bit generator."""
-    bits = generator.bit_generator
-    if _BIT_GENERATORS.get(type(bits).__name__) is not type(bits):
-        raise ValueError(
-            f"a generator over {type(bits)}; {', '.join(_BIT_GENERATORS)} can be encoded"
-        )
-    return dict(bits.state)
-
-
-def _generator(items: list[Any]) -> np.random.Generator:
-    state = items[1] if len(items) == 2 else None
-    name = state.get("bit_generator") if type(state) is dict else None
-    if type(name) is not str or name not in _BIT_GENERATORS:
-        raise ValueError(f"a random generator over {name!r}")
-    bits = _BIT_GENERATORS[name](_NoSeed())
-    _check_state(state, bits.state, name)
-    try:
-        bits.state = state
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"a state that {name} refuses: {error}") from None
-    return np.random.Generator(bits)
-
-
-def _check_state(state: Any, model: Any, where: str) -> None:
-    """Refuses a state that is not built like `model`, the state of a fresh generator."""
-    if type(state) is not type(model):
-        raise ValueError(f"{where} is {type(state)}")
-    if isinstance(model, dict):
-        if state.keys() != model.keys():
-            raise ValueError(f"{where} has the keys {sorted(map(repr, state))}")
-        for key, part in model.items():
-            _check_state(state[key], part, f"{where}[{key!r}]")
-            if key in _INDICES and not 0 <= state[key] <= _INDICES[key]:
-                raise ValueError(f"{where}[{key!r}] is {state[key]}")
-    elif isinstance(model, np.ndarray):
-        if state.shape != model.shape or state.dtype != model.dtype:
-            raise ValueError(f"{where} has shape {state.shape} and dtype {state.dtype}")
-    elif isinstance(model, int) and not 0 <= state < 1 << 128:
-        raise ValueError(f"{where} is out of range")
 
 
 # ---------------------------------------------------------------- markers
@@ -333,6 +266,6 @@ MARKERS: Final = {
     TUPLE: Marker(_tuple),
     MAP: Marker(_map),
     GRAPH: Marker(_graph),
-    GENERATOR: Marker(_generator),
+    GENERATOR: Marker(generator),
     OBJECTS: Marker(_objects),
 }

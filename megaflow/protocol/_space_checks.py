@@ -34,8 +34,9 @@ FIELDS: Final = {
     "Graph": ("node_space", "edge_space"),
     "OneOf": ("spaces",),
 }
-_INTEGERS: Final = {f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in (2, 4, 8)}
-_INTEGERS |= {"|i1", "|u1"}
+_INTEGERS: Final = {"|i1", "|u1"} | {
+    f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in (2, 4, 8)
+}
 
 
 class Malformed(ValueError):
@@ -111,7 +112,7 @@ def _sizes(value: Any, where: str, least: int) -> int:
     """The product of a list or tuple of lengths, each an int of at least `least`."""
     if len(value) > _MAX_NDIM or not all(type(n) is int and n >= least for n in value):
         raise Malformed(f"{where}: not up to {_MAX_NDIM} ints of at least {least}")
-    product = math.prod(value)
+    product: int = math.prod(value)
     if product > MAX_ELEMENTS:
         raise Malformed(f"{where}: more than {MAX_ELEMENTS} elements")
     return product
@@ -124,12 +125,14 @@ def _box(node: dict[str, Any], path: str) -> int:
     if low.dtype != high.dtype or low.dtype.kind not in "biuf":
         raise Malformed(f"{path}: bounds of dtype {low.dtype} and {high.dtype}")
     flags = [
-        np.asarray(_typed(node, name, path, bool, np.ndarray))
+        _typed(node, name, path, bool, np.bool_, np.ndarray)
         for name in ("bounded_below", "bounded_above")
     ]
-    if any(flag.dtype != np.bool_ for flag in flags):
+    if any(np.asarray(flag).dtype != np.bool_ for flag in flags):
         raise Malformed(f"{path}: whether it is bounded is not told in bools")
-    for array in (low, high, *flags):
+    if shape and any(type(flag) is np.bool_ for flag in flags):
+        raise Malformed(f"{path}: a numpy bool for the shape {tuple(shape)}")
+    for array in (low, high, *map(np.asarray, flags)):
         if array.shape not in ((), tuple(shape)):
             raise Malformed(f"{path}: bounds of shape {array.shape} for the shape {tuple(shape)}")
     if not np.all(low <= high):  # false for NaN, too

@@ -6,7 +6,7 @@ samples from the same seed; the state of its random generator does not travel.
 
 | kind | fields |
 |---|---|
-| Box | `shape`: list; `low`, `high`: arrays of its dtype, of no dimensions where all elements are the same; `bounded_below`, `bounded_above`: array of bools, or one bool for all |
+| Box | `shape`: list; `low`, `high`: arrays of its dtype, of no dimensions where all elements are the same; `bounded_below`, `bounded_above`: array of bools, or one bool for all; a numpy bool where a Box of no dimensions has one |
 | Discrete | `n`, `start`: int; `dtype`: numpy's `dtype.str` |
 | MultiBinary | `n`: int or tuple |
 | MultiDiscrete | `nvec`, `start`: arrays of its dtype |
@@ -58,7 +58,9 @@ def _compact(array: _Array) -> _Array:
     return flat[:1].reshape(()) if flat.size and (bits == bits[0]).all() else array
 
 
-def _flags(array: _Array) -> _Array | bool:
+def _flags(array: _Array | np.bool_) -> _Array | np.bool_ | bool:
+    if isinstance(array, np.bool_):
+        return array
     uniform = _compact(array)
     return uniform if uniform.ndim else bool(uniform)
 
@@ -163,9 +165,11 @@ def _build_box(node: dict[str, Any], path: str) -> Box:
     low, high = (np.array(np.broadcast_to(node[name], shape)) for name in ("low", "high"))
     box = Box(low, high, shape, dtype=low.dtype)
     # An int Box is made from -inf as well, and remembers it here alone.
-    box.bounded_below, box.bounded_above = (
-        np.array(np.broadcast_to(node[name], shape)) for name in ("bounded_below", "bounded_above")
-    )
+    for name in ("bounded_below", "bounded_above"):
+        flag = node[name]
+        if not isinstance(flag, np.bool_):
+            flag = np.array(np.broadcast_to(flag, shape))
+        setattr(box, name, flag)
     return box
 
 

@@ -38,13 +38,14 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
 from gymnasium.spaces.graph import GraphInstance
 
 from megaflow.errors import InvalidArgument
 from megaflow.protocol import _budget
 from megaflow.protocol import _extensions as ext
+from megaflow.protocol._generators import generator_state
 
 __all__ = ["decode", "encode"]
 
@@ -113,7 +114,7 @@ _ENCODERS: Final[dict[type, Any]] = {
     _Pairs: lambda value: [msgpack.ExtType(ext.MAP, b""), *value.items],
     GraphInstance: lambda value: _marked(ext.GRAPH, list(value)),
     np.ndarray: _array,
-    np.random.Generator: lambda value: _marked(ext.GENERATOR, [ext.generator_state(value)]),
+    np.random.Generator: lambda value: _marked(ext.GENERATOR, [generator_state(value)]),
     int: lambda value: msgpack.ExtType(ext.INTEGER, ext.integer_payload(value)),
 }
 

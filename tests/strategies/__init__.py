@@ -1,0 +1,3 @@
+"""Hypothesis strategies for what travels on the wire."""
+
+from __future__ import annotations

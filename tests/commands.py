@@ -15,6 +15,9 @@ from megaflow_server.cli import main
 # What a busy machine may take to import gymnasium in a server and its workers; seconds.
 PATIENCE = 60.0
 
+# As the installed script runs: without the current folder on sys.path, where `-m` alone would put it.
+SERVE = ("-P", "-m", "megaflow_server", "serve")
+
 _SERVING = re.compile(r"Serving environments at (\S+) ")
 
 

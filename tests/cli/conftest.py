@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 import leftovers
-from commands import PATIENCE, Command, Refused, Serve, Served, run_command
+from commands import PATIENCE, SERVE, Command, Refused, Serve, Served, run_command
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def serve(place: leftovers.Place) -> Iterator[Serve]:
     with ExitStack() as running:
 
         def start(*arguments: str, count: int = 1) -> Served:
-            process = place.start("-m", "megaflow_server", "serve", *arguments)
+            process = place.start(*SERVE, *arguments)
             running.enter_context(process)  # closes its pipes
             running.callback(process.kill)
             return Served(process, count)
@@ -35,7 +35,7 @@ def refused(place: leftovers.Place) -> Refused:
     """`megaflow serve ARGUMENTS…` that must not serve, nor leave anything: what it said."""
 
     def run(*arguments: str) -> str:
-        with place.start("-m", "megaflow_server", "serve", *arguments) as process:
+        with place.start(*SERVE, *arguments) as process:
             printed, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, printed) == (2, ""), errors
         place.assert_nothing_left()

@@ -3,12 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from contextlib import closing
 
 import pytest
 
 import megaflow
-from commands import Refused, Serve
+from commands import SERVE, Refused, Serve
 from leftovers import Place
 
 ANY_PORT = ("--listen", "127.0.0.1:0")
@@ -79,15 +80,16 @@ def test_it_ends_with_sessions_open(serve: Serve, place: Place, backend: str) ->
 
 def test_an_impatient_ctrl_c_is_harmless(serve: Serve, place: Place) -> None:
     served = serve(*ANY_PORT, *ONE_WORKER)
-    for _ in range(5):
+    while served.process.poll() is None:
         served.process.send_signal(signal.SIGINT)
+        time.sleep(0.005)
     assert served.ended() == 0
     place.assert_nothing_left()
 
 
 def test_a_signal_ends_it_while_workers_start(place: Place) -> None:
     place.script("slow.py", "import time\nopen('importing', 'w').close()\ntime.sleep(3600)\n")
-    process = place.start("-m", "megaflow_server", "serve", *ANY_PORT, "--import", "slow")
+    process = place.start(*SERVE, *ANY_PORT, "--import", "slow")
     while not (place.folder / "importing").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)

@@ -25,7 +25,7 @@ TOKEN = b"a token of 16 by"
 # Seconds until a test that waits for something gives up.
 PATIENCE = 20.0
 
-ODD = "rig/Odd-v0"
+ODD, GATED = "rig/Odd-v0", "rig/GatedInit-v0"
 
 
 class OddEnv(CounterEnv):
@@ -80,9 +80,11 @@ class GatedInitEnv(OddEnv):
         self._wait()
 
 
-for _id, _class in ((ODD, OddEnv), ("rig/GatedInit-v0", GatedInitEnv)):
+for _id, _name in ((ODD, "OddEnv"), (GATED, "GatedInitEnv")):
     if _id not in gym.registry:
-        gym.register(_id, entry_point=_class, disable_env_checker=True, order_enforce=False)
+        gym.register(
+            _id, entry_point=f"worker_rig:{_name}", disable_env_checker=True, order_enforce=False
+        )
 
 
 def maker(env_id: str = ODD, /, **kwargs: Any) -> pb.Maker:

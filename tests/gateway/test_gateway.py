@@ -1,0 +1,490 @@
+"""A gateway over workers in this process: placement, idempotence, deaths, and what is left at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megaflow import errors
+from megaflow.protocol import PROTOCOL_VERSION, failures
+from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
+from megaflow_server.backends.base import InstanceSpec
+from megaflow_server.backends.fake import FakeBackend
+from megaflow_server.gateway import sessions as sessions_module
+from megaflow_server.gateway import supervisor
+from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.service import MAX_NUM_ENVS, GatewayService
+from megaflow_server.gateway.sessions import split_evenly
+from megaflow_server.worker import in_process
+from worker_rig import GATED, ODD, PATIENCE, OddEnv, RawStream, maker, single, vector
+
+T = TypeVar("T")
+
+
+class Bench:
+    """A gateway on the fake backend, and a client of it."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self.bodies: dict[str, in_process.InProcessWorker] = {}
+        self.backend = FakeBackend(self._run)
+
+    def _run(self, spec: InstanceSpec) -> in_process.InProcessWorker:
+        self.bodies[spec.id] = in_process.run(spec)
+        return self.bodies[spec.id]
+
+    async def start(self, *, max_workers: int = 2, warm: int = 2) -> None:
+        settings = GatewaySettings(
+            folder=self._folder,
+            listen=[f"unix:{self._folder / 'gateway.sock'}"],
+            max_workers=max_workers,
+            warm_workers=warm,
+        )
+        self.gateway = await self._stack.enter_async_context(Gateway(settings, self.backend))
+        (self.address,) = self.gateway.addresses
+        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(self.address))
+        self.stub: Any = pb_grpc.GatewayStub(channel)
+
+    async def call(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            message = failures.message_of(error)
+            assert message is not None, error
+            failed = failures.from_message(message)
+            raise failed from failed.__cause__
+
+    async def open(self, spec: pb.EnvironmentSpec, request_id: str = "") -> pb.OpenSessionResponse:
+        request = pb.OpenSessionRequest(
+            request_id=request_id or secrets.token_hex(16), environment=spec
+        )
+        return await self.call(self.stub.OpenSession(request, timeout=PATIENCE))
+
+    async def describe(self, session_id: str, shard_id: str) -> pb.ShardStatus:
+        request = pb.DescribeShardRequest(session_id=session_id, shard_id=shard_id)
+        return await self.call(self.stub.DescribeShard(request, timeout=PATIENCE))
+
+    async def reopen(self, session_id: str, shard_id: str, request_id: str = "") -> pb.Shard:
+        request = pb.ReopenShardRequest(
+            request_id=request_id, session_id=session_id, shard_id=shard_id
+        )
+        return await self.call(self.stub.ReopenShard(request, timeout=PATIENCE))
+
+    async def close(self, session_id: str) -> None:
+        request = pb.CloseSessionRequest(session_id=session_id)
+        await self.call(self.stub.CloseSession(request, timeout=PATIENCE))
+
+    @property
+    def workers(self) -> list[Any]:
+        return self.gateway.supervisor.workers
+
+    def held(self) -> int:
+        """How many sessions the workers themselves hold."""
+        return sum(len(body._table._sessions) for body in self.bodies.values())
+
+    async def kill(self, shard: pb.Shard) -> None:
+        """Ends the worker that holds this shard."""
+        (worker,) = [worker for worker in self.workers if worker.address == shard.address]
+        await self.backend.kill(worker.instance_id)
+
+    async def quiet(self) -> None:
+        """Waits until nothing is held and nothing is counted."""
+        await eventually(lambda: self.held() == 0)
+        await eventually(lambda: self.gateway.sessions.count == 0)
+        assert [worker.load for worker in self.workers] == [0] * len(self.workers)
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with AsyncExitStack() as stack:
+        yield Bench(tmp_path, stack)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_environments(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # A worker that is killed here waits for its environments to close, which a gate keeps from doing.
+    monkeypatch.setattr(in_process, "CLOSE_GRACE", 0.1)
+    OddEnv.gates["open"] = threading.Event()
+    yield
+    OddEnv.gates["open"].set()
+    for said in (OddEnv.closed, OddEnv.entered):
+        while not said.empty():
+            said.get()
+
+
+async def entered() -> None:
+    await asyncio.to_thread(OddEnv.entered.get, timeout=PATIENCE)
+
+
+# ---------------------------------------------------------------- placement
+
+
+@given(st.integers(1, 10_000), st.integers(1, 64))
+def test_parts_are_contiguous_and_even(total: int, parts: int) -> None:
+    split = split_evenly(total, parts)
+    assert len(split) == parts
+    assert sum(count for _, count in split) == total
+    assert [first for first, _ in split] == [
+        sum(count for _, count in split[:i]) for i in range(parts)
+    ]
+    counts = {count for _, count in split}
+    assert max(counts) - min(counts) <= 1
+
+
+async def test_a_vector_is_spread_over_all_workers(bench: Bench) -> None:
+    await bench.start(max_workers=3, warm=1)
+    opened = await bench.open(vector(8))
+    assert sorted((shard.first, shard.count) for shard in opened.shards) == split_evenly(8, 3)
+    assert len({shard.address for shard in opened.shards}) == 3
+    assert len({shard.token for shard in opened.shards}) == 3
+    assert sorted(worker.load for worker in bench.workers) == [2, 3, 3]
+    await bench.close(opened.session_id)
+    await bench.quiet()
+
+
+async def test_fewer_sub_environments_than_workers(bench: Bench) -> None:
+    await bench.start(max_workers=3, warm=3)
+    opened = await bench.open(vector(2))
+    assert [(shard.first, shard.count) for shard in opened.shards] == [(0, 1), (1, 1)]
+    await bench.close(opened.session_id)
+
+
+async def test_single_environments_go_where_there_is_most_room(bench: Bench) -> None:
+    await bench.start()
+    opened = [await bench.open(single()) for _ in range(4)]
+    assert [worker.load for worker in bench.workers] == [2, 2]
+    for session in opened:
+        await bench.close(session.session_id)
+    await bench.quiet()
+
+
+async def test_a_native_class_is_never_cut(bench: Bench) -> None:
+    await bench.start()
+    spec = vector(4, "CartPole-v1")
+    spec.vectorization_mode = "vector_entry_point"
+    opened = await bench.open(spec)
+    assert [(shard.first, shard.count) for shard in opened.shards] == [(0, 4)]
+    await bench.close(opened.session_id)
+
+
+async def test_each_shard_gets_its_own_makers(bench: Bench) -> None:
+    await bench.start()
+    spec = vector(3)
+    del spec.makers[:]
+    spec.makers.extend(maker(name=str(i)) for i in range(3))
+    opened = await bench.open(spec)
+    specs = [shard.environment.env_spec for shard in opened.shards]
+    assert ['"name": "0"' in specs[0], '"name": "1"' in specs[1]] == [True, True]
+    await bench.close(opened.session_id)
+    closed = {await asyncio.to_thread(OddEnv.closed.get, timeout=PATIENCE) for _ in range(3)}
+    assert closed == {"0", "1", "2"}
+
+
+# ---------------------------------------------------------------- idempotence
+
+
+async def test_a_repeated_request_finds_the_session_of_the_first(bench: Bench) -> None:
+    await bench.start()
+    first = await bench.open(vector(2), "one")
+    assert await bench.open(vector(2), "one") == first
+    assert (await bench.open(vector(2), "two")).session_id != first.session_id
+    assert bench.held() == 4
+
+
+async def test_concurrent_requests_make_one_session(bench: Bench) -> None:
+    await bench.start()
+    answers = [
+        asyncio.create_task(bench.open(vector(2, GATED, gate="open"), "x")) for _ in range(20)
+    ]
+    await entered()
+    OddEnv.gates["open"].set()
+    assert len({answer.session_id for answer in await asyncio.gather(*answers)}) == 1
+    assert bench.held() == 2
+
+
+async def test_one_of_two_callers_may_go_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services: list[GatewayService] = []
+
+    class Recorded(GatewayService):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            services.append(self)
+
+    monkeypatch.setattr("megaflow_server.gateway.server.GatewayService", Recorded)
+    await bench.start()
+    request = pb.OpenSessionRequest(request_id="x", environment=single(GATED, gate="open"))
+    leaving = bench.stub.OpenSession(request, timeout=PATIENCE)
+    await entered()
+    staying = asyncio.create_task(bench.open(single(GATED, gate="open"), "x"))
+    await eventually(lambda: services[0]._answers["x"].waiting == 2)
+    leaving.cancel()
+    await eventually(lambda: services[0]._answers["x"].waiting == 1)
+    OddEnv.gates["open"].set()
+    opened = await staying
+    assert (await bench.describe(opened.session_id, opened.shards[0].shard_id)).alive
+    assert bench.held() == 1
+
+
+async def test_a_refusal_is_repeated_as_well(bench: Bench) -> None:
+    await bench.start()
+    for _ in range(2):
+        with pytest.raises(errors.NotFound, match="did you mean"):
+            await bench.open(single("CartPoel-v1"), "x")
+
+
+# ---------------------------------------------------------------- what goes wrong while opening
+
+
+async def test_one_failing_shard_closes_the_others(bench: Bench) -> None:
+    await bench.start()
+    spec = vector(2)
+    del spec.makers[:]
+    spec.makers.extend([maker(name="good"), maker("zoo/Raising-v0", place="init")])
+    with pytest.raises(ValueError, match="the bars are bent") as caught:
+        await bench.open(spec)
+    assert isinstance(caught.value.__cause__, errors.EnvironmentFailed)
+    await bench.quiet()
+
+
+async def test_a_client_that_goes_away_leaves_nothing_behind(bench: Bench) -> None:
+    await bench.start()
+    request = pb.OpenSessionRequest(request_id="x", environment=vector(2, GATED, gate="open"))
+    call = bench.stub.OpenSession(request, timeout=PATIENCE)
+    await entered()
+    await entered()
+    call.cancel()
+    await eventually(lambda: bench.gateway.sessions.count == 0)
+    OddEnv.gates["open"].set()
+    await bench.quiet()
+    assert len((await bench.open(vector(2), "x")).shards) == 2
+
+
+async def test_a_worker_that_dies_while_it_builds_is_replaced(bench: Bench) -> None:
+    await bench.start(max_workers=1, warm=1)
+    opening = asyncio.create_task(bench.open(single(GATED, gate="open")))
+    await entered()
+    (worker,) = bench.workers
+    killing = asyncio.create_task(bench.backend.kill(worker.instance_id))
+    await entered()  # the second one builds
+    OddEnv.gates["open"].set()
+    opened = await opening
+    await killing
+    # The session is whole: it can be asked for, and closed.
+    assert (await bench.describe(opened.session_id, opened.shards[0].shard_id)).alive
+    await bench.close(opened.session_id)
+    await bench.quiet()
+
+
+async def test_a_worker_that_dies_while_it_lists_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def slow() -> list[pb.EnvironmentInfo]:
+        inside.set()
+        gate.wait(PATIENCE)
+        return []
+
+    monkeypatch.setattr("megaflow_server.worker.service.catalogue", slow)
+    await bench.start(max_workers=1, warm=1)
+    listing = asyncio.create_task(
+        bench.call(bench.stub.ListEnvironments(pb.ListEnvironmentsRequest(), timeout=PATIENCE))
+    )
+    await asyncio.to_thread(inside.wait, PATIENCE)
+    await bench.backend.kill(bench.workers[0].instance_id)
+    with pytest.raises(errors.SessionLost, match="worker-0 .*SIGKILL"):
+        await listing
+    gate.set()
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "match"),
+    [
+        (pb.OpenSessionRequest(), errors.InvalidArgument, "spec is empty"),
+        (
+            pb.OpenSessionRequest(agent=pb.AgentSpec()),
+            errors.FailedPrecondition,
+            "no agent sessions",
+        ),
+        (
+            pb.OpenSessionRequest(model=pb.ModelSpec()),
+            errors.FailedPrecondition,
+            "no model sessions",
+        ),
+        (
+            pb.OpenSessionRequest(environment=vector(MAX_NUM_ENVS + 1)),
+            errors.InvalidArgument,
+            f"at most {MAX_NUM_ENVS}",
+        ),
+        (
+            pb.OpenSessionRequest(environment=pb.EnvironmentSpec(num_envs=4, makers=[maker()] * 2)),
+            errors.InvalidArgument,
+            "2 entries for num_envs=4",
+        ),
+        (
+            pb.OpenSessionRequest(environment=pb.EnvironmentSpec(makers=[maker()] * 2)),
+            errors.InvalidArgument,
+            "2 entries for num_envs=0",
+        ),
+    ],
+)
+async def test_requests_that_are_refused(
+    bench: Bench, request_: pb.OpenSessionRequest, error: type[Exception], match: str
+) -> None:
+    await bench.start(warm=1)
+    with pytest.raises(error, match=match):
+        await bench.call(bench.stub.OpenSession(request_, timeout=PATIENCE))
+    await bench.quiet()
+
+
+# ---------------------------------------------------------------- deaths
+
+
+async def test_a_death_is_told_and_the_shard_opened_again(bench: Bench) -> None:
+    await bench.start()
+    opened = await bench.open(vector(4))
+    lost, other = opened.shards
+    await bench.kill(lost)
+    status = await bench.describe(opened.session_id, lost.shard_id)
+    assert not status.alive
+    loss = failures.from_message(status.error)
+    assert isinstance(loss, errors.SessionLost)
+    assert "ended by signal 9 (SIGKILL)" in str(loss)
+    assert (await bench.describe(opened.session_id, other.shard_id)).alive
+    again = await bench.reopen(opened.session_id, lost.shard_id, "r")
+    assert (again.first, again.count) == (lost.first, lost.count)
+    assert again.shard_id != lost.shard_id
+    assert await bench.reopen(opened.session_id, lost.shard_id, "r") == again
+    with pytest.raises(errors.NotFound, match="no shard"):
+        await bench.describe(opened.session_id, lost.shard_id)
+    await bench.close(opened.session_id)
+    await bench.quiet()
+
+
+async def test_lost_shards_are_forgotten_with_their_session(bench: Bench) -> None:
+    await bench.start(max_workers=1, warm=1)
+    opened = await bench.open(vector(2))
+    await bench.kill(opened.shards[0])
+    assert bench.gateway.sessions.count == 1
+    await bench.close(opened.session_id)
+    assert bench.gateway.sessions.count == 0
+    await bench.close(opened.session_id)
+    with pytest.raises(errors.NotFound, match="no session"):
+        await bench.describe(opened.session_id, opened.shards[0].shard_id)
+
+
+async def test_lost_shards_are_forgotten_after_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "LOST_KEPT", 0.05)
+    await bench.start(max_workers=1, warm=1)
+    opened = await bench.open(vector(2))
+    await bench.kill(opened.shards[0])
+    await eventually(lambda: bench.gateway.sessions.count == 0)
+
+
+async def test_only_a_lost_shard_of_a_session_is_opened_again(bench: Bench) -> None:
+    await bench.start(max_workers=1, warm=1)
+    opened = await bench.open(single())
+    with pytest.raises(errors.InvalidArgument, match="is alive"):
+        await bench.reopen(opened.session_id, opened.shards[0].shard_id)
+    with pytest.raises(errors.NotFound, match="no shard 'x'"):
+        await bench.reopen(opened.session_id, "x")
+    with pytest.raises(errors.NotFound, match="no session 'x'"):
+        await bench.reopen("x", opened.shards[0].shard_id)
+
+
+async def test_a_client_that_ends_its_streams_ends_its_session(bench: Bench) -> None:
+    await bench.start()
+    opened = await bench.open(vector(2))
+    for shard in opened.shards:
+        channel = grpc.insecure_channel(shard.address)
+        stream = RawStream(pb_grpc.SessionsStub(channel))
+        attach = pb.Attach(
+            shard_id=shard.shard_id,
+            token=shard.token,
+            protocol_version=PROTOCOL_VERSION,
+            generation=1,
+        )
+        stream.send(pb.ClientFrame(attach=attach))
+        frame = await asyncio.to_thread(stream.receive)
+        assert frame.WhichOneof("body") == "attached"
+        stream.vanish()
+        channel.close()
+    await bench.quiet()
+
+
+async def test_a_worker_that_cannot_start_is_told_of_and_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_LONGEST_PAUSE", 0.05)
+    full = errors.ResourceExhausted("the host is full")
+    bench.backend.fail_next(full, times=1_000_000)
+    await bench.start(max_workers=1, warm=1)
+    with pytest.raises(errors.Unavailable, match="could not be started: the host is full"):
+        await bench.open(single())
+    await bench.quiet()
+    bench.backend._failures["create"].clear()
+    await eventually(lambda: bench.workers[0].served)
+    opened = await bench.open(single())
+    await bench.close(opened.session_id)
+
+
+async def test_what_a_backend_raises_does_not_end_a_slot(bench: Bench) -> None:
+    bench.backend.fail_next(RuntimeError("a bug"))
+    await bench.start(max_workers=1, warm=1)
+    opened = await bench.open(single())
+    bench.backend.fail_next(errors.DeadlineExceeded("withstands SIGKILL"), verb="destroy")
+    await bench.kill(opened.shards[0])
+    await eventually(lambda: not bench.workers[0].ready.done() or bench.workers[0].served)
+    again = await bench.open(single())
+    assert again.shards[0].address != opened.shards[0].address
+
+
+def test_pauses_grow_and_end_with_a_healthy_life() -> None:
+    pauses = [0.0]
+    for _ in range(8):
+        pauses.append(supervisor._next_pause(pauses[-1], healthy=False))
+    assert pauses == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert supervisor._next_pause(30.0, healthy=True) == 0.0
+
+
+async def test_nothing_runs_after_the_end(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        bench = Bench(tmp_path, stack)
+        await bench.start()
+        await bench.open(vector(2, name="left"))
+    assert await bench.backend.list({}) == []
+    assert {OddEnv.closed.get(timeout=PATIENCE) for _ in range(2)} == {"left"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
+
+
+async def test_hello_says_what_this_server_is(bench: Bench) -> None:
+    await bench.start(max_workers=7, warm=1)
+    hello = await bench.stub.Hello(pb.HelloRequest(protocol_version=99), timeout=PATIENCE)
+    assert hello.protocol_version == PROTOCOL_VERSION
+    assert hello.workers == 7
+    assert hello.code_policy == pb.CODE_POLICY_REGISTERED
+    assert hello.server_id == bench.gateway.id
+    answer = await bench.stub.ListEnvironments(pb.ListEnvironmentsRequest(), timeout=PATIENCE)
+    assert ODD in {info.id for info in answer.environments}

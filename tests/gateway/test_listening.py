@@ -1,0 +1,144 @@
+"""Where a gateway listens, what it takes over and what it leaves alone, and its private folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from megaflow.errors import InvalidArgument, Unavailable
+from megaflow.transport.address import MAX_SOCKET_PATH_BYTES
+from megaflow_server.backends.fake import FakeBackend
+from megaflow_server.gateway.server import (
+    Gateway,
+    GatewaySettings,
+    local_address,
+    private_folder,
+)
+
+
+@asynccontextmanager
+async def gateway(folder: Path, *listen: str) -> AsyncIterator[Gateway]:
+    folder.mkdir(exist_ok=True)
+    settings = GatewaySettings(folder=folder, listen=listen, max_workers=1, warm_workers=0)
+    async with Gateway(settings, FakeBackend()) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("127.0.0.1", "127.0.0.1:7447"),
+        ("127.8.9.1:1", "127.8.9.1:1"),
+        ("localhost:80", "localhost:80"),
+        ("[::1]:80", "[::1]:80"),
+        ("::1", "[::1]:7447"),
+        ("unix:/run/x.sock", "unix:/run/x.sock"),
+    ],
+)
+def test_loopback_and_unix_sockets(address: str, target: str) -> None:
+    assert local_address(address) == target
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0:7447", "[::]:7447", "10.0.0.5", "example.org:80", "localhost.example.org", "0:80"],
+)
+def test_what_other_machines_could_reach_is_refused(address: str) -> None:
+    with pytest.raises(InvalidArgument, match="Unix sockets and loopback alone") as caught:
+        local_address(address)
+    assert caught.value.message.startswith(f"listen={address!r}")
+
+
+def test_what_is_no_address_is_refused_by_the_name_of_the_option() -> None:
+    with pytest.raises(InvalidArgument, match="^listen='http://x'"):
+        local_address("http://x")
+
+
+async def test_a_port_that_is_chosen_is_told(tmp_path: Path) -> None:
+    async with gateway(tmp_path, "127.0.0.1:0", f"unix:{tmp_path / 'g.sock'}") as running:
+        tcp, unix = running.addresses
+        assert int(tcp.removeprefix("127.0.0.1:")) > 0
+        assert unix == f"unix:{tmp_path / 'g.sock'}"
+        assert stat.S_IMODE((tmp_path / "g.sock").stat().st_mode) & 0o077 == 0
+
+
+async def test_a_port_is_not_shared(tmp_path: Path) -> None:
+    async with gateway(tmp_path / "one", "127.0.0.1:0") as running:
+        with pytest.raises(Unavailable, match="cannot be bound"):
+            async with gateway(tmp_path / "two", running.addresses[0]):
+                pass
+
+
+async def test_a_socket_that_somebody_listens_at_is_left_to_them(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'g.sock'}"
+    async with gateway(tmp_path / "one", address):
+        inode = (tmp_path / "g.sock").stat().st_ino
+        with pytest.raises(Unavailable, match="another process listens there"):
+            async with gateway(tmp_path / "two", address):
+                pass
+        assert (tmp_path / "g.sock").stat().st_ino == inode
+
+
+async def test_a_socket_that_a_killed_server_left_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "g.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with gateway(tmp_path, f"unix:{path}"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+
+
+@pytest.mark.parametrize("content", ["a file", None])
+async def test_what_is_no_socket_is_not_removed(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "precious"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    with pytest.raises(Unavailable, match="cannot be bound"):
+        async with gateway(tmp_path, f"unix:{path}"):
+            pass
+    assert path.exists()
+
+
+# ---------------------------------------------------------------- the private folder
+
+
+async def test_the_folder_is_private_short_and_gone_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    async with private_folder() as folder:
+        assert folder.parent == tmp_path
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (folder / "log").mkdir()
+        (folder / "log" / "x.log").write_text("x")
+    assert not folder.exists()
+
+
+async def test_a_folder_too_long_for_sockets_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("l" * 60) / ("m" * 60)
+    long.mkdir(parents=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with private_folder() as folder:
+        assert folder.parent == tmp_path
+        assert len(os.fsencode(folder / "worker-9999-999999.new")) <= MAX_SOCKET_PATH_BYTES
+
+
+async def test_no_folder_that_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InvalidArgument, match="set TMPDIR to a short one"):
+        async with private_folder():
+            pass

@@ -1,5 +1,7 @@
 """megaflow: environments, agents and models that run somewhere else, as if they were local."""
 
+from __future__ import annotations
+
 import os as _os
 
 # Before anything imports gRPC, which reads these once. Forks: see transport/channels.py. Verbosity: what
@@ -7,9 +9,9 @@ import os as _os
 _os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 _os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from megaflow.client import Client, EnvironmentInfo, make, make_vec  # noqa: E402
-from megaflow.env import RemoteEnv  # noqa: E402
-from megaflow.errors import (  # noqa: E402
+from megaflow.client import Client, EnvironmentInfo, make, make_vec
+from megaflow.env import RemoteEnv
+from megaflow.errors import (
     DeadlineExceeded,
     EnvironmentFailed,
     FailedPrecondition,
@@ -23,8 +25,8 @@ from megaflow.errors import (  # noqa: E402
     Unauthenticated,
     Unavailable,
 )
-from megaflow.registration import register_remote as _register_remote  # noqa: E402
-from megaflow.vector import RemoteVectorEnv  # noqa: E402
+from megaflow.registration import register_remote as _register_remote
+from megaflow.vector import RemoteVectorEnv
 
 __all__ = [
     "Client",

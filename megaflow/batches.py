@@ -102,7 +102,7 @@ class Batch(ABC):
             if isinstance(outcome, SessionLost):
                 self._losses.lost(shard.indices)
                 self._send_reset(shard)
-        again = dict((shard.first, reply) for shard, reply in self._pending.outcomes(None))
+        again = {shard.first: reply for shard, reply in self._pending.outcomes(None)}
         results = [(shard, again.get(shard.first, outcome)) for shard, outcome in outcomes]
         lost = [outcome for _, outcome in results if isinstance(outcome, SessionLost)]
         if lost:
@@ -230,7 +230,9 @@ class ShardedBatch(Batch):
 
     def _reset_verb(self, shard: Shard, rows_mask: Mask | None) -> pb.Reset:
         verb = pb.Reset()
-        seeds = [self._seed(i, rows_mask is None or rows_mask[i - shard.first]) for i in shard.indices]
+        seeds = [
+            self._seed(i, rows_mask is None or rows_mask[i - shard.first]) for i in shard.indices
+        ]
         if any(seed is not None for seed in seeds):
             verb.seed = values.encode(seeds)
         if self._reset_options is not None:

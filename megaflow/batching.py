@@ -48,7 +48,7 @@ def _cut(space: Space[Any], items: Any, part: slice) -> Any:
     return list(items)[part]
 
 
-def _is_structure(space: spaces.Tuple) -> bool:
+def _is_structure(space: spaces.Tuple[Any]) -> bool:
     """Whether a batched Tuple is one of parts (else it has one entry per sub-environment).
 
     The rule of gymnasium's `iterate`, which looks at whether it can iterate over every part.
@@ -78,7 +78,9 @@ def rows_of(space: Space[Any], batch: Any) -> list[Any]:
     return list(iterate(space, batch))
 
 
-def overlay(space: Space[Any], old: Any, new: Any, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
+def overlay(
+    space: Space[Any], old: Any, new: Any, mask: np.ndarray[Any, np.dtype[np.bool_]]
+) -> Any:
     """A batch with the rows of `new` where the mask is set and those of `old` elsewhere."""
     if isinstance(space, spaces.Dict):
         return {k: overlay(sub, old[k], new[k], mask) for k, sub in space.spaces.items()}

@@ -72,7 +72,9 @@ class Client:
         return [
             EnvironmentInfo(
                 id=info.id,
-                reward_threshold=info.reward_threshold if info.HasField("reward_threshold") else None,
+                reward_threshold=info.reward_threshold
+                if info.HasField("reward_threshold")
+                else None,
                 max_episode_steps=(
                     info.max_episode_steps if info.HasField("max_episode_steps") else None
                 ),
@@ -103,7 +105,10 @@ class Client:
         )
 
     def make_vec(
-        self, env_id: EnvironmentLike | Sequence[EnvironmentLike], num_envs: int | None = None, **options: Any
+        self,
+        env_id: EnvironmentLike | Sequence[EnvironmentLike],
+        num_envs: int | None = None,
+        **options: Any,
     ) -> VectorEnv[Any, Any, Any]:
         """A vector environment on this server; takes what `megaflow.make_vec` takes, but for `server`."""
         return make_vec(env_id, num_envs, server=self._address, **options)
@@ -133,7 +138,13 @@ class Client:
                 )
         for env_id, entry in entries.items():
             if env_id not in gym.registry:
-                register(env_id, entry, new[env_id].reward_threshold)
+                info = new[env_id]
+                register(
+                    env_id,
+                    entry,
+                    reward_threshold=info.reward_threshold,
+                    nondeterministic=info.nondeterministic,
+                )
         return sorted(entries)
 
     @property

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
 from megaflow.errors import InvalidArgument
 
@@ -52,7 +52,9 @@ class CodeFolder:
         try:
             data = target.read_bytes()
         except FileNotFoundError:
-            raise InvalidArgument(f"code={name!r} is not in the code folder of this server") from None
+            raise InvalidArgument(
+                f"code={name!r} is not in the code folder of this server"
+            ) from None
         if hashlib.sha256(data).hexdigest() != name:
             raise InvalidArgument(f"code={name!r}: the file does not have this SHA-256")
         return cloudpickle.loads(data)
@@ -64,7 +66,8 @@ def _pickle(thing: object, path: str) -> bytes:
     if main is not None:
         cloudpickle.register_pickle_by_value(main)
     try:
-        return cloudpickle.dumps(thing)
+        data: bytes = cloudpickle.dumps(thing)
+        return data
     except Exception as error:  # whatever an object's own __reduce__ raises
         raise InvalidArgument(
             f"{path}: {thing!r} cannot be handed to a worker process: {type(error).__name__}: {error}. "

@@ -96,9 +96,9 @@ class GatewayConnection:
                 f"{error.message}"
             )
         if status.HasField("error"):
-            error = failures.from_message(status.error)
-            if isinstance(error, SessionLost):
-                return error
+            known = failures.from_message(status.error)
+            if isinstance(known, SessionLost):
+                return known
         return SessionLost(f"the connection to the worker ended: {cause}")
 
     def close_session(self, session_id: str) -> None:

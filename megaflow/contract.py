@@ -122,5 +122,5 @@ def _check_observation_space(
             RuntimeError,
             "SyncVectorEnv(..., observation_mode='different' or custom space) however the "
             "sub-environments observation spaces do not share a common shape and dtype, "
-            f"single_observation_space={single}, sub-environment observation_space={space}",
+            f"single_observation_space={single}, sub-environment observation space={space}",
         )

@@ -68,12 +68,12 @@ class RemoteEnv(gym.Env[Any, Any]):
             self._connection.close()
             raise
         self._describe(self._shard.info.environment)
-        own = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}) | kwargs}
+        own: dict[str, Any] = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}) | kwargs}
         own |= {"wrappers": list(wrappers), "render_mode": render_mode}
         self.spec = remote_spec(
             {key: value for key, value in own.items() if value},
             self._connection.address,
-            reward_threshold=self.remote_spec.reward_threshold if self.remote_spec else None,
+            remote=self.remote_spec,
         )
 
     def _describe(self, description: pb.EnvironmentDescription) -> None:
@@ -84,9 +84,7 @@ class RemoteEnv(gym.Env[Any, Any]):
         if isinstance(modes, list | tuple):
             metadata["render_modes"] = [mode for mode in modes if mode != "human"]
         self.metadata = metadata  # type: ignore[misc]
-        self.render_mode = (
-            description.render_mode if description.HasField("render_mode") else None
-        )
+        self.render_mode = description.render_mode if description.HasField("render_mode") else None
         self.remote_spec: EnvSpec | None = (
             EnvSpec.from_json(description.env_spec) if description.env_spec else None
         )
@@ -221,5 +219,3 @@ def name_of(env: EnvironmentLike | Sequence[EnvironmentLike]) -> str:
     if isinstance(env, Sequence):
         return ", ".join(dict.fromkeys(name_of(one) for one in env))
     return getattr(env, "__qualname__", repr(env))
-
-

@@ -18,13 +18,20 @@ def register_remote() -> None:
         register(REMOTE_ID, {})
 
 
-def register(env_id: str, kwargs: dict[str, Any], reward_threshold: float | None = None) -> None:
+def register(
+    env_id: str,
+    kwargs: dict[str, Any],
+    *,
+    reward_threshold: float | None = None,
+    nondeterministic: bool = False,
+) -> None:
     """Registers an id whose environments are remote ones made with these arguments."""
     gym.register(
         env_id,
         entry_point=ENTRY_POINT,
         vector_entry_point=VECTOR_ENTRY_POINT,
         reward_threshold=reward_threshold,
+        nondeterministic=nondeterministic,
         # All of these are applied where the environment runs.
         max_episode_steps=None,
         order_enforce=False,
@@ -33,17 +40,19 @@ def register(env_id: str, kwargs: dict[str, Any], reward_threshold: float | None
     )
 
 
-def remote_spec(
-    kwargs: dict[str, Any], server: str | None, *, reward_threshold: float | None = None
-) -> EnvSpec:
-    """The spec from which `gymnasium.make` (or `make_vec`) makes the same environment at the same server."""
+def remote_spec(kwargs: dict[str, Any], server: str | None, *, remote: EnvSpec | None) -> EnvSpec:
+    """The spec from which `gymnasium.make` (or `make_vec`) makes the same environment at the same server.
+
+    `remote` is the environment's own, as its server has it.
+    """
     if server is not None:
         kwargs = {**kwargs, "server": server}
     return EnvSpec(
         id=REMOTE_ID,
         entry_point=ENTRY_POINT,
         vector_entry_point=VECTOR_ENTRY_POINT,
-        reward_threshold=reward_threshold,
+        reward_threshold=remote.reward_threshold if remote else None,
+        nondeterministic=remote.nondeterministic if remote else False,
         order_enforce=False,
         disable_env_checker=True,
         kwargs=kwargs,

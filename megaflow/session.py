@@ -58,7 +58,7 @@ class Session:
         self.id = opened.session_id
         try:
             for shard in sorted(opened.shards, key=lambda shard: shard.first):
-                self.shards.append(Shard(shard, connection.attach(shard)))
+                self.shards.append(Shard(shard, self._attach(shard)))
         except BaseException:
             self._abandon()
             raise
@@ -95,8 +95,14 @@ class Session:
         """Builds a lost shard anew; its environments have to be reset."""
         shard.channel.close()
         shard.info = self._connection.reopen_shard(self.id, shard.info.shard_id)
-        shard.channel = self._connection.attach(shard.info)
+        shard.channel = self._attach(shard.info)
         shard.loss = None
+
+    def _attach(self, shard: pb.Shard) -> ShardChannel:
+        try:
+            return self._connection.attach(shard)
+        except StreamBroken as broken:
+            raise self._connection.explain_loss(self.id, shard.shard_id, broken) from None
 
     def _lost(self, shard: Shard, broken: StreamBroken) -> SessionLost:
         loss = self._connection.explain_loss(self.id, shard.info.shard_id, broken)
@@ -133,7 +139,9 @@ class Session:
                 self.wait(shard, sequence)
             except SessionLost:
                 continue
-            except Exception as error:  # whatever the environment's close raised is the caller's to see
+            except (
+                Exception
+            ) as error:  # whatever the environment's close raised is the caller's to see
                 errors.append(error)
         return errors
 

@@ -151,14 +151,17 @@ def environment_spec(
             )
             for i, (one, kwargs) in enumerate(zip(named, own, strict=True))
         ]
-    custom = isinstance(observation_mode, tuple)
+    if isinstance(observation_mode, tuple):
+        mode, single = "custom", encode_space(observation_mode[1])
+    else:
+        mode, single = observation_mode, b""
     return pb.EnvironmentSpec(
         makers=makers,
         wrappers=[builder.wrapper(w, path=f"wrappers[{i}]") for i, w in enumerate(wrappers)],
         num_envs=num_envs,
         vectorization_mode=vectorization_mode,
         autoreset_mode=autoreset.value if autoreset is not None else "",
-        observation_mode="custom" if custom else str(observation_mode),
-        single_observation_space=encode_space(observation_mode[1]) if custom else b"",
+        observation_mode=mode,
+        single_observation_space=single,
         import_paths=import_paths() if connection.store is not None else (),
     )

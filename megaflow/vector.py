@@ -13,6 +13,7 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
+from megaflow.batches import NativeBatch, ShardedBatch
 from megaflow.connection import Connection, connect
 from megaflow.contract import ObservationMode, seeds_of, take_mask
 from megaflow.env import name_of
@@ -20,12 +21,10 @@ from megaflow.errors import InvalidArgument
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import values
 from megaflow.registration import remote_spec
-from megaflow.batches import NativeBatch, ShardedBatch
 from megaflow.session import Session
 from megaflow.specs import EnvironmentLike, WrapperLike, environment_spec
 from megaflow.transport.stream import ReplyTimeout
 from megaflow.vector_options import OnLost, VectorOptions
-
 
 # What AsyncVectorEnv refuses to call: it would change a sub-environment behind the vector's back.
 _NOT_CALLED = ("reset", "step", "close")
@@ -143,7 +142,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         spec = remote_spec(
             self._options.as_kwargs(),
             self._connection.address,
-            reward_threshold=self.remote_spec.reward_threshold if self.remote_spec else None,
+            remote=self.remote_spec,
         )
         spec.kwargs["num_envs"] = self.num_envs
         return spec
@@ -198,9 +197,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         self._batch.start_step(actions)
         self._state = AsyncState.WAITING_STEP
 
-    def step_wait(
-        self, timeout: float | None = None
-    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step_wait(self, timeout: float | None = None) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """The step's results. Raises multiprocessing.TimeoutError after so many seconds."""
         self._assert_waiting(AsyncState.WAITING_STEP)
         with self._finishing("step_wait", timeout):
@@ -255,7 +252,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
     def render(self) -> Any:
         return self.call("render")
 
-    @property
+    @property  # type: ignore[misc]  # gymnasium's own Sync- and AsyncVectorEnv cannot be written to, either
     def np_random(self) -> Any:
         """Copies of the sub-environments' generators, in their present state."""
         return self._lookup("np_random")

@@ -91,7 +91,8 @@ class VectorOptions:
     def _check_native(self) -> None:
         refused = {
             "per_env_kwargs": self.per_env_kwargs is not None,
-            "env_id as a list": isinstance(self.env_id, Sequence) and not isinstance(self.env_id, str),
+            "env_id as a list": isinstance(self.env_id, Sequence)
+            and not isinstance(self.env_id, str),
             "wrappers": len(self.wrappers) > 0,
             "observation_mode": self.observation_mode != "same",
         }
@@ -114,18 +115,18 @@ class VectorOptions:
                 single_action,
                 self._native_mode(first.autoreset_mode),
             )
-        observations = [
-            decode_space(data)
-            for one in descriptions
-            for data in (one.observation_spaces or [one.single_observation_space])
-        ]
-        actions = [decode_space(one.single_action_space) for one in descriptions]
+        observations = [decode_space(d) for one in descriptions for d in one.observation_spaces]
+        actions = [decode_space(d) for one in descriptions for d in one.action_spaces]
         batched, single = batched_spaces(
             self.observation_mode, observations, actions, self.num_envs
         )
-        mode = AutoresetMode(first.autoreset_mode)
+        mode = self.autoreset_mode or AutoresetMode.NEXT_STEP
         return Layout(
-            batched, gym.vector.utils.batch_space(actions[0], self.num_envs), single, actions[0], mode
+            batched,
+            gym.vector.utils.batch_space(actions[0], self.num_envs),
+            single,
+            actions[0],
+            mode,
         )
 
     def _native_mode(self, own: str) -> AutoresetMode:

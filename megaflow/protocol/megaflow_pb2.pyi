@@ -162,7 +162,7 @@ class Shard(_message.Message):
     def __init__(self, shard_id: _Optional[str] = ..., token: _Optional[bytes] = ..., address: _Optional[str] = ..., first: _Optional[int] = ..., count: _Optional[int] = ..., environment: _Optional[_Union[EnvironmentDescription, _Mapping]] = ...) -> None: ...
 
 class EnvironmentDescription(_message.Message):
-    __slots__ = ("single_observation_space", "single_action_space", "observation_space", "action_space", "metadata", "render_mode", "env_spec", "autoreset_mode", "observation_spaces")
+    __slots__ = ("single_observation_space", "single_action_space", "observation_space", "action_space", "metadata", "render_mode", "env_spec", "autoreset_mode", "observation_spaces", "action_spaces")
     SINGLE_OBSERVATION_SPACE_FIELD_NUMBER: _ClassVar[int]
     SINGLE_ACTION_SPACE_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_SPACE_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +172,7 @@ class EnvironmentDescription(_message.Message):
     ENV_SPEC_FIELD_NUMBER: _ClassVar[int]
     AUTORESET_MODE_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_SPACES_FIELD_NUMBER: _ClassVar[int]
+    ACTION_SPACES_FIELD_NUMBER: _ClassVar[int]
     single_observation_space: bytes
     single_action_space: bytes
     observation_space: bytes
@@ -181,7 +182,8 @@ class EnvironmentDescription(_message.Message):
     env_spec: str
     autoreset_mode: str
     observation_spaces: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, single_observation_space: _Optional[bytes] = ..., single_action_space: _Optional[bytes] = ..., observation_space: _Optional[bytes] = ..., action_space: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., render_mode: _Optional[str] = ..., env_spec: _Optional[str] = ..., autoreset_mode: _Optional[str] = ..., observation_spaces: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    action_spaces: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, single_observation_space: _Optional[bytes] = ..., single_action_space: _Optional[bytes] = ..., observation_space: _Optional[bytes] = ..., action_space: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., render_mode: _Optional[str] = ..., env_spec: _Optional[str] = ..., autoreset_mode: _Optional[str] = ..., observation_spaces: _Optional[_Iterable[bytes]] = ..., action_spaces: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ReopenShardRequest(_message.Message):
     __slots__ = ("request_id", "session_id", "shard_id")

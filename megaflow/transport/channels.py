@@ -21,9 +21,9 @@ from megaflow.transport.chunks import LIMITS
 
 OPTIONS: Sequence[tuple[str, int]] = (
     *LIMITS,
-    # Reconnecting must not wait a second, gRPC's default: a replaced worker is up sooner.
+    # Reconnecting must not wait a second, gRPC's default: a replaced worker is up sooner. (Its minimum is left
+    # alone: it is also how long one attempt may take.)
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A Unix socket or loopback never goes through a proxy of the environment's.
     ("grpc.enable_http_proxy", 0),

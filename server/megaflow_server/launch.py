@@ -25,9 +25,26 @@ class WorkerConfig(BaseModel):
 
     name: str
     socket: Path
+    log: Path  # where the worker's standard output and error go
     secret: str  # 128 random bits in hex: who may control this worker
     parent: int  # process id: when it ends, so does the worker
     import_paths: list[str]
     modules: list[str] = []  # imported before serving: they register environments
     code_policy: int = pb.CODE_POLICY_REGISTERED
     code_folder: Path | None = None
+
+
+# How much of a worker's log goes into an error: a traceback's last frames, past those of importlib.
+_TAIL_LINES = 20
+_TAIL_BYTES = 4096
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a worker's log; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(lines[-_TAIL_LINES:])

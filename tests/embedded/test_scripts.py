@@ -39,7 +39,8 @@ def elsewhere(pids):
 
 MAIN = """
 def main():
-    envs = megaflow.make_vec(Walk, num_envs=8, env_kwargs={"scale": 2.0}, wrappers=[Doubled, lambda env: gym.wrappers.TimeLimit(env, 3)])
+    short = [Doubled, lambda env: gym.wrappers.TimeLimit(env, 3)]
+    envs = megaflow.make_vec(Walk, num_envs=8, env_kwargs={"scale": 2.0}, wrappers=short)
     envs.reset(seed=7)
     rewards = [envs.step(np.ones(8, dtype=np.int64))[1].sum() for _ in range(2)]
     assert rewards == [16.0, 16.0], rewards

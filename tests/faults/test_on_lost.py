@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -43,21 +44,20 @@ class Fragile(gym.Env[Any, Any]):
 
 
 class DiesInReset(Fragile):
-    """Kills its process in each reset but the first, as long as a file says so."""
+    """Kills its process in a reset for as long as it finds a file to use up in a folder."""
 
-    def __init__(self, flag: str) -> None:
-        self.flag = flag
+    def __init__(self, deaths: str) -> None:
+        self.deaths = Path(deaths)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        if os.path.exists(self.flag):
-            with open(self.flag) as file:
-                left = int(file.read())
-            if left:
-                with open(self.flag, "w") as file:
-                    file.write(str(left - 1))
-                os.kill(os.getpid(), signal.SIGKILL)
+        for death in self.deaths.iterdir():
+            try:
+                death.unlink()
+            except FileNotFoundError:  # another one's
+                continue
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().reset(seed=seed, options=options)
 
 
@@ -205,21 +205,29 @@ def test_two_losses_give_two_seeds() -> None:
     envs.close()
 
 
-@pytest.mark.parametrize("deaths", [1, 2])
-def test_loss_during_reset_is_tried_once_more(tmp_path: Any, deaths: int) -> None:
-    flag = tmp_path / "deaths"
-    envs = megaflow.make_vec(DiesInReset, num_envs=2, env_kwargs={"flag": str(flag)})
+def allow(folder: Path, deaths: int) -> None:
+    for death in range(deaths):
+        (folder / str(death)).touch()
+
+
+def test_loss_during_reset_is_tried_once_more(tmp_path: Path) -> None:
+    envs = megaflow.make_vec(DiesInReset, num_envs=2, env_kwargs={"deaths": str(tmp_path)})
     envs.reset(seed=1)
-    # Both shards find the flag: with 4 deaths each of them dies twice, with 1 one of them dies once.
-    flag.write_text(str(1 if deaths == 1 else 4))
-    if deaths == 1:
+    allow(tmp_path, 1)
+    envs.reset(seed=1)
+    assert envs.step(ACTIONS[:2])[1].tolist() == [1.0, 1.0]
+    envs.close()
+
+
+def test_second_loss_during_reset_is_raised(tmp_path: Path) -> None:
+    envs = megaflow.make_vec(DiesInReset, num_envs=2, env_kwargs={"deaths": str(tmp_path)})
+    envs.reset(seed=1)
+    allow(tmp_path, 4)  # both shards, twice each
+    with pytest.raises(megaflow.SessionLost):
         envs.reset(seed=1)
-        assert envs.step(ACTIONS[:2])[1].tolist() == [1.0, 1.0]
-    else:
-        with pytest.raises(megaflow.SessionLost):
-            envs.reset(seed=1)
-        flag.write_text("0")
-        envs.reset(seed=1)
+    for left in tmp_path.iterdir():
+        left.unlink()
+    envs.reset(seed=1)
     envs.close()
 
 
@@ -242,7 +250,7 @@ def test_native_vector_class_is_lost_whole() -> None:
         "CartPole-v1", num_envs=3, vectorization_mode="vector_entry_point", on_lost="truncate"
     )
     first, _ = envs.reset(seed=1)
-    helper = megaflow.make_vec(Fragile, num_envs=4)
+    helper = make()
     pids = set(helper.call("pid"))
     helper.close()
     for pid in pids:  # whichever holds it

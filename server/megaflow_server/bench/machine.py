@@ -35,10 +35,15 @@ def this_machine() -> Machine:
         cpu=_cpu(Path("/proc/cpuinfo")),
         cores=len(os.sched_getaffinity(0)),
         load=round(os.getloadavg()[0], 2),
-        system=f"{platform.system()} {platform.release()}",
+        system=f"{platform.system()} {_major_minor(platform.release())}",
         python=platform.python_version(),
         packages={name: version(name) for name in _PACKAGES},
     )
+
+
+def _major_minor(release: str) -> str:
+    """Without what a builder of kernels adds, which may name a site."""
+    return ".".join(release.split(".")[:2])
 
 
 def _cpu(cpuinfo: Path) -> str:

@@ -21,17 +21,13 @@ from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.transport.channels import OPTIONS
 from megaflow_server.backends.base import Exit, InstanceSpec
-from megaflow_server.launch import BOOTSTRAP, SECRET_KEY, WorkerConfig
+from megaflow_server.launch import BOOTSTRAP, SECRET_KEY, WorkerConfig, log_tail
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Seconds until a worker answers: it imports gymnasium and what --import names.
 START_TIMEOUT = 120.0
-
-# How much of a worker's log goes into an error.
-_TAIL_LINES = 8
-_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -140,6 +136,7 @@ class WorkerHandle:
         config = WorkerConfig(
             name=self.name,
             socket=self.socket,
+            log=self.log,
             secret=self._secret,
             parent=settings.parent,
             import_paths=settings.import_paths,
@@ -189,18 +186,9 @@ class WorkerHandle:
         self._lost(f"{self.name} could not be started: {error.message}")
 
     def _lost(self, what: str) -> None:
-        tail = self._log_tail()
+        tail = log_tail(self.log)
         message = f"{what}. The last lines of its log:\n{tail}" if tail else what
         self.loss = SessionLost(message)
         if not self.ready.done():
             self.ready.set_exception(Unavailable(f"before it served anything, {message}"))
             self.ready.exception()  # whoever waits is told; that nobody waits is no fault
-
-    def _log_tail(self) -> str:
-        try:
-            with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-                lines = file.read().decode(errors="replace").splitlines()
-        except FileNotFoundError:
-            return ""
-        return "\n".join(lines[-_TAIL_LINES:])

@@ -7,6 +7,7 @@ sub-environment: batching them is not associative, so the client does it for the
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -147,9 +148,10 @@ class EnvHost(Host):
 class _Shard(SyncVectorEnv):
     """A SyncVectorEnv that keeps the infos of its sub-environments apart, in `raw_infos`."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, env_fns: Sequence[Callable[[], gym.Env[Any, Any]]], **kwargs: Any) -> None:
         self.raw_infos: list[tuple[int, dict[str, Any]]] = []
-        super().__init__(*args, copy=False, **kwargs)
+        # Observations are encoded at once, so they need not be copied.
+        super().__init__(env_fns, False, **kwargs)
 
     def _add_info(
         self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
@@ -171,6 +173,30 @@ class _Shard(SyncVectorEnv):
             raise
 
 
+def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env
+
+
+def _make_all(
+    env_fns: Sequence[Callable[[], gym.Env[Any, Any]]],
+) -> list[gym.Env[Any, Any]]:
+    """All environments, or none: what was made is closed where one cannot be."""
+    made: list[gym.Env[Any, Any]] = []
+    try:
+        for fn in env_fns:
+            made.append(fn())
+            if not isinstance(made[-1], gym.Env):
+                raise InvalidArgument(
+                    f"the environment is {type(made[-1])}, which is no gymnasium.Env"
+                )
+    except BaseException as error:
+        for env in made:
+            if isinstance(env, gym.Env):
+                close_after(env, error)
+        raise
+    return made
+
+
 class VectorHost(Host):
     """Sub-environments `first` … of a vector environment, batched."""
 
@@ -183,43 +209,33 @@ class VectorHost(Host):
         observation_mode: str | tuple[gym.Space[Any], gym.Space[Any]],
     ) -> None:
         self._first = first
-        self._differing = observation_mode != "same"
-        made: list[gym.Env[Any, Any]] = []
-
-        def recorded(fn: Callable[[], gym.Env[Any, Any]]) -> Callable[[], gym.Env[Any, Any]]:
-            def make() -> gym.Env[Any, Any]:
-                env = fn()
-                if not isinstance(env, gym.Env):
-                    raise InvalidArgument(
-                        f"the environment is {type(env)}, which is no gymnasium.Env"
-                    )
-                made.append(env)
-                return env
-
-            return make
-
+        self._made = _make_all(env_fns)
+        self._alike = observation_mode == "same"
         try:
             self._envs = _Shard(
-                [recorded(fn) for fn in env_fns],
+                [functools.partial(_itself, env) for env in self._made],
                 autoreset_mode=autoreset_mode,
                 observation_mode=observation_mode,
             )
-        except BaseException as error:
-            for env in made:
-                close_after(env, error)
-            raise
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            # Spaces that do not go together: the client, which sees those of all shards, says so as gymnasium
+            # does for the whole.
+            self._unfit: Exception | None = error
+        else:
+            self._unfit = None
 
     def describe(self) -> pb.EnvironmentDescription:
-        envs = self._envs
-        spaces = [env.observation_space for env in envs.envs] if self._differing else []
+        first = self._made[0]
+        # All spaces where they may differ; else the one that they share.
+        told = self._made if self._unfit or not self._alike else self._made[:1]
         return pb.EnvironmentDescription(
-            single_observation_space=encode_space(envs.single_observation_space),
-            single_action_space=encode_space(envs.single_action_space),
-            metadata=_metadata(envs.metadata),
-            render_mode=envs.render_mode,
-            env_spec=_spec_json(envs.envs[0].spec),
-            autoreset_mode=envs.autoreset_mode.value,
-            observation_spaces=[encode_space(space) for space in spaces],
+            single_observation_space=encode_space(first.observation_space),
+            single_action_space=encode_space(first.action_space),
+            metadata=_metadata(first.metadata),
+            render_mode=first.render_mode,
+            env_spec=_spec_json(first.spec),
+            observation_spaces=[encode_space(env.observation_space) for env in told],
+            action_spaces=[encode_space(env.action_space) for env in told],
         )
 
     def reset(self, request: pb.Reset) -> pb.Transition:
@@ -227,15 +243,16 @@ class VectorHost(Host):
         if request.mask:
             mask = values.decode(request.mask, path="reset_mask")
             options = {**(options or {}), "reset_mask": mask}
-        self._envs.raw_infos.clear()
-        observation, _ = self._envs.reset(seed=_decode(request.seed, "seed"), options=options)
+        envs = self._batched
+        envs.raw_infos.clear()
+        observation, _ = envs.reset(seed=_decode(request.seed, "seed"), options=options)
         return pb.Transition(
             observation=values.encode(observation, path="observation"),
-            info=self._envs.take_infos(self._first),
+            info=envs.take_infos(self._first),
         )
 
     def step(self, request: pb.Step) -> pb.Transition:
-        envs = self._envs
+        envs = self._batched
         actions = values.decode(request.action, path="action")
         envs.raw_infos.clear()
         try:
@@ -254,16 +271,23 @@ class VectorHost(Host):
 
     def call(self, request: pb.Call) -> bytes:
         if request.name == "render":
-            return values.encode(list(self._envs.render() or ()), path="render()")
+            return values.encode(list(self._batched.render() or ()), path="render()")
         args, kwargs = _arguments(request)
-        results = self._envs.call(request.name, *args, **kwargs)
+        results = self._batched.call(request.name, *args, **kwargs)
         return values.encode(list(results), path=request.name)
 
     def set_attr(self, request: pb.SetAttr) -> None:
-        self._envs.set_attr(request.name, _entries(request, self._envs.num_envs))
+        self._batched.set_attr(request.name, _entries(request, len(self._made)))
+
+    @property
+    def _batched(self) -> _Shard:
+        if self._unfit is not None:
+            raise self._unfit
+        return self._envs
 
     def close(self) -> None:
-        self._envs.close()
+        for env in self._made:
+            env.close()
 
 
 class NativeHost(Host):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -18,7 +20,7 @@ from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.transport.chunks import LIMITS
 from megaflow_server import linux
-from megaflow_server.launch import WorkerConfig
+from megaflow_server.launch import WorkerConfig, log_tail
 from megaflow_server.worker.makers import MakerResolver
 from megaflow_server.worker.service import SessionsService, SessionTable, WorkerService
 
@@ -38,7 +40,10 @@ def main(raw: dict[str, object]) -> None:
     # Ctrl-C at a server's terminal reaches its workers too; the server is who ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    server, table = start(config)
+    # What an environment prints must be in the log when the worker is killed.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    server, table = start(config, printed=lambda: log_tail(config.log))
     stop.wait()
     server.stop(grace=None)
     table.close_all(CLOSE_GRACE)
@@ -48,12 +53,17 @@ def main(raw: dict[str, object]) -> None:
     os._exit(0)
 
 
-def start(config: WorkerConfig) -> tuple[grpc.Server, SessionTable]:
-    """Imports the worker's modules and serves at its socket; the caller stops the server, closes the table."""
+def start(
+    config: WorkerConfig, *, printed: Callable[[], str] = str
+) -> tuple[grpc.Server, SessionTable]:
+    """Imports the worker's modules and serves at its socket; the caller stops the server, closes the table.
+
+    `printed` gives the last lines that this worker printed, for the errors of environments.
+    """
     for module in config.modules:
         importlib.import_module(module)
     load = CodeFolder(config.code_folder).load if config.code_folder else None
-    table = SessionTable(MakerResolver(cast("pb.CodePolicy", config.code_policy), load))
+    table = SessionTable(MakerResolver(cast("pb.CodePolicy", config.code_policy), load), printed)
     server = grpc.server(
         ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="grpc"),
         options=LIMITS,

@@ -116,7 +116,7 @@ class MakerResolver:
         found = name if name in gym.registry else _latest_version(name)
         if found is not None:
             return _hosted(gym.registry[found])
-        raise NotFound(f"{_unknown(name)}. `megaflow envs list` shows the ids of a server")
+        raise NotFound(f"{_unknown(name)} (`megaflow envs list` shows what a server has)")
 
     def _attribute(self, name: str, instead: str) -> Any:
         module_name, _, attribute = name.rpartition(":")

@@ -26,10 +26,14 @@ T = TypeVar("T")
 
 
 class SessionTable:
-    """The sessions of this worker, and who wants to hear of their ends."""
+    """The sessions of this worker, and who wants to hear of their ends.
 
-    def __init__(self, resolver: MakerResolver) -> None:
+    `printed` gives the last lines that the worker printed.
+    """
+
+    def __init__(self, resolver: MakerResolver, printed: Callable[[], str] = str) -> None:
         self._resolver = resolver
+        self.printed = printed
         self._lock = threading.Lock()
         self._sessions: dict[str, ShardSession] = {}
         self._watchers: list[queue.SimpleQueue[str | None]] = []
@@ -40,6 +44,7 @@ class SessionTable:
             request.token,
             functools.partial(make_host, request.environment, self._resolver, first=request.first),
             self._ended,
+            self.printed,
         )
         with self._lock:
             if request.shard_id in self._sessions:
@@ -95,8 +100,8 @@ class SessionTable:
             watcher.put(shard_id)
 
 
-def _abort(context: grpc.ServicerContext, error: BaseException) -> NoReturn:
-    message = failures.to_message(error)
+def _abort(context: grpc.ServicerContext, error: BaseException, log_tail: str = "") -> NoReturn:
+    message = failures.to_message(error, log_tail=log_tail)
     context.set_trailing_metadata(failures.to_metadata(message))
     context.abort(failures.status_of(message), message.message[:500])
     raise AssertionError("abort returned")
@@ -117,7 +122,7 @@ class WorkerService(pb_grpc.WorkerServicer):
                 raise PermissionDenied("only the gateway of this worker may control it")
             return call()
         except BaseException as error:  # sys.exit() in an environment's constructor included
-            _abort(context, error)
+            _abort(context, error, self._table.printed())
 
     def ListEnvironments(
         self, request: pb.ListEnvironmentsRequest, context: grpc.ServicerContext

@@ -57,11 +57,13 @@ class ShardSession:
         token: bytes,
         make_host: Callable[[], Host],
         on_end: Callable[[str], None],
+        printed: Callable[[], str],
     ) -> None:
         self.shard_id = shard_id
         self._token = token
         self._make_host = make_host
         self._on_end = on_end
+        self._printed = printed
         self._built: Future[pb.EnvironmentDescription] = Future()
         self._streams: queue.Queue[Stream | None] = queue.Queue()
         self._attached: Stream | None = None
@@ -150,6 +152,8 @@ class ShardSession:
                     stream.send(pb.ServerFrame(reply=self._gap(request.sequence, applied)))
                     return False
                 reply = _apply_any(host, request)
+                if reply.error.kind == "EnvironmentFailed":
+                    reply.error.log_tail = self._printed()
                 applied = request.sequence
                 stream.send(pb.ServerFrame(reply=reply))
                 if request.WhichOneof("verb") == "close":

@@ -281,7 +281,7 @@ def _payload(data: bytes | memoryview) -> tuple[int, int, int]:
     return code, header.size, header.size + size
 
 
-def _unpack(data: bytes, padding: int) -> Any:
+def _unpack(data: bytes | memoryview, padding: int) -> Any:
     if not data:
         raise ValueError("it is empty" if not padding else "it is nothing but padding")
     _budget.admit(data, padding)
@@ -332,8 +332,8 @@ def decode(data: bytes | memoryview, *, path: str = "value") -> Any:
         if code == ext.PADDING:
             if bytes(data[begin:end]).strip(b"\0"):
                 raise ValueError("padding that is not zeros")
-            return _unpack(bytes(data[end:]), end)
-        return _unpack(bytes(data), 0)
+            return _unpack(memoryview(data)[end:], end)
+        return _unpack(data, 0)
     except (ValueError, msgpack.UnpackException) as error:
         reason = str(error) or f"it is not msgpack ({type(error).__name__})"
         raise InvalidArgument(f"{path}: not a value of the wire: {reason}") from None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os as _os
+import sys as _sys
 
-# Before anything imports gRPC, which reads these once. Forks: see transport/channels.py. Verbosity: what
-# goes wrong with a connection is told by our errors, not by lines on somebody's terminal.
-_os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+# Before anything imports gRPC, which reads these once. Forks: see transport/channels.py, which must not
+# believe in a protection that was asked for too late. Verbosity: what goes wrong with a connection is told
+# by our errors, not by lines on somebody's terminal.
+if "grpc" not in _sys.modules:
+    _os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 _os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from megaflow.client import Client, EnvironmentInfo, make, make_vec

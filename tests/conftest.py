@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 
 import pytest
@@ -11,6 +12,8 @@ import requirement
 for name in [name for name in os.environ if name.startswith("MEGAFLOW_")]:
     if not name.startswith("MEGAFLOW_TEST_"):
         del os.environ[name]
+# Before a test module imports gRPC by itself: only then are tests that fork protected.
+importlib.import_module("megaflow")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 

@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,9 +23,16 @@ from megaflow_server.gateway.server import (
 )
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A second folder."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    return folder
+
+
 @asynccontextmanager
 async def gateway(folder: Path, *listen: str) -> AsyncIterator[Gateway]:
-    folder.mkdir(exist_ok=True)
     settings = GatewaySettings(folder=folder, listen=listen, max_workers=1, warm_workers=0)
     async with Gateway(settings, FakeBackend()) as running:
         yield running
@@ -57,7 +64,7 @@ def test_what_other_machines_could_reach_is_refused(address: str) -> None:
 
 
 def test_what_is_no_address_is_refused_by_the_name_of_the_option() -> None:
-    with pytest.raises(InvalidArgument, match="^listen='http://x'"):
+    with pytest.raises(InvalidArgument, match=r"^listen='http://x'"):
         local_address("http://x")
 
 
@@ -69,19 +76,21 @@ async def test_a_port_that_is_chosen_is_told(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "g.sock").stat().st_mode) & 0o077 == 0
 
 
-async def test_a_port_is_not_shared(tmp_path: Path) -> None:
-    async with gateway(tmp_path / "one", "127.0.0.1:0") as running:
+async def test_a_port_is_not_shared(tmp_path: Path, other: Path) -> None:
+    async with gateway(tmp_path, "127.0.0.1:0") as running:
         with pytest.raises(Unavailable, match="cannot be bound"):
-            async with gateway(tmp_path / "two", running.addresses[0]):
+            async with gateway(other, running.addresses[0]):
                 pass
 
 
-async def test_a_socket_that_somebody_listens_at_is_left_to_them(tmp_path: Path) -> None:
+async def test_a_socket_that_somebody_listens_at_is_left_to_them(
+    tmp_path: Path, other: Path
+) -> None:
     address = f"unix:{tmp_path / 'g.sock'}"
-    async with gateway(tmp_path / "one", address):
+    async with gateway(tmp_path, address):
         inode = (tmp_path / "g.sock").stat().st_ino
         with pytest.raises(Unavailable, match="another process listens there"):
-            async with gateway(tmp_path / "two", address):
+            async with gateway(other, address):
                 pass
         assert (tmp_path / "g.sock").stat().st_ino == inode
 
@@ -111,12 +120,19 @@ async def test_what_is_no_socket_is_not_removed(tmp_path: Path, content: str | N
 # ---------------------------------------------------------------- the private folder
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a path short enough for sockets in a folder in it."""
+    with tempfile.TemporaryDirectory(prefix="mf-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 async def test_the_folder_is_private_short_and_gone_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     async with private_folder() as folder:
-        assert folder.parent == tmp_path
+        assert folder.parent == short
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         (folder / "log").mkdir()
         (folder / "log" / "x.log").write_text("x")
@@ -124,18 +140,18 @@ async def test_the_folder_is_private_short_and_gone_in_the_end(
 
 
 async def test_a_folder_too_long_for_sockets_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = tmp_path / ("l" * 60) / ("m" * 60)
+    long = short / ("l" * 60) / ("m" * 60)
     long.mkdir(parents=True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
     async with private_folder() as folder:
-        assert folder.parent == tmp_path
+        assert folder.parent == short
         assert len(os.fsencode(folder / "worker-9999-999999.new")) <= MAX_SOCKET_PATH_BYTES
 
 
-async def test_no_folder_that_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_folder_that_will_do(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     monkeypatch.setattr(os, "access", lambda *_: False)

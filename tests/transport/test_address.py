@@ -60,7 +60,9 @@ def test_targets(written: str, target: str) -> None:
 def test_what_is_no_address_is_refused_by_the_name_of_its_option(written: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         normalise(written, name="listen")
-    assert caught.value.message.startswith(f"listen={written.strip()!r}" if written.strip() else "listen=")
+    assert caught.value.message.startswith(
+        f"listen={written.strip()!r}" if written.strip() else "listen="
+    )
 
 
 def test_something_else_than_text_is_refused() -> None:

@@ -62,8 +62,7 @@ def test_any_sequence_gives_whole_frames_or_is_refused(pieces: list[pb.ClientFra
 def test_pieces_that_make_no_frame(pieces: list[pb.ClientFrame], complaint: str) -> None:
     joiner = Joiner(pb.ClientFrame, max_bytes=64)
     with pytest.raises(InvalidArgument, match=complaint):
-        for piece in pieces:
-            joiner.feed(piece)
+        [joiner.feed(piece) for piece in pieces]
 
 
 def test_a_frame_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,8 @@ class Sessions:
             shards = await asyncio.gather(*building)
         except BaseException:
             for task in building:
-                task.cancel()
+                if not task.cancelling():  # a second time would break off what it undoes
+                    task.cancel()
             await asyncio.gather(*building, return_exceptions=True)
             await self.close(session.id)
             raise

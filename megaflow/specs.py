@@ -50,25 +50,26 @@ class MakerBuilder:
         return maker
 
     def _environment_by_id(self, env_id: str) -> pb.Maker:
-        maker = pb.Maker(id=env_id)
         spec = gym.registry.get(env_id)
         if spec is None:
-            return maker
-        try:
-            maker.env_spec = spec.to_json()
-        except ValueError:  # registered with a callable
-            if self._store is None:
-                return pb.Maker(id=env_id)
-            maker.code = self._store.put(spec, path=f"env_id={env_id!r}")
-            return maker
-        # Somebody else's server has its own idea of an id; an embedded one takes its user's.
-        return maker if self._store is not None else _known_as(env_id, maker)
+            return pb.Maker(id=env_id)
+        definition = _definition(spec)
+        if self._store is None:
+            # Somebody else's server has its own idea of an id; an embedded one takes its user's.
+            known = pb.Maker(env_spec=definition, known_as=env_id)
+            return known if definition is not None else pb.Maker(id=env_id)
+        if definition is None:
+            return pb.Maker(code=self._store.put(spec, path=f"env_id={env_id!r}"))
+        return pb.Maker(env_spec=definition)
 
     def _by_spec(self, spec: EnvSpec, path: str) -> pb.Maker:
-        try:
-            return _known_as(spec.id, pb.Maker(env_spec=spec.to_json()))
-        except ValueError:
+        definition = _definition(spec)
+        if definition is None:
             return self._by_code(spec, path, "an id that the server registers")
+        registered = gym.registry.get(spec.id)
+        if self._store is None and registered is not None and _definition(registered) == definition:
+            return pb.Maker(env_spec=definition, known_as=spec.id)
+        return pb.Maker(env_spec=definition)
 
     def wrapper(self, wrapper: WrapperLike, *, path: str) -> pb.Maker:
         """The maker of a wrapper."""
@@ -106,10 +107,13 @@ class MakerBuilder:
             maker.kwargs_code = self._store.put(dict(kwargs), path=path)
 
 
-def _known_as(env_id: str, maker: pb.Maker) -> pb.Maker:
-    """The server's own environment of this id first, the client's definition where it has none."""
-    maker.known_as = env_id
-    return maker
+def _definition(spec: EnvSpec) -> str | None:
+    """gymnasium's JSON of a spec; None where JSON lacks what is in it, or makes a list of a tuple."""
+    try:
+        definition = spec.to_json()
+        return definition if EnvSpec.from_json(definition) == spec else None
+    except (ValueError, TypeError):  # a callable, an array
+        return None
 
 
 def _hint(thing: object) -> str:

@@ -52,6 +52,16 @@ class OddEnv(CounterEnv):
         if exit_at == "init":
             raise SystemExit(3)
 
+    @classmethod
+    def forget(cls) -> None:
+        """Opens every gate and drops what earlier tests left."""
+        for gate in cls.gates.values():
+            gate.set()
+        cls.gates.clear()
+        for said in (cls.closed, cls.entered):
+            while not said.empty():
+                said.get()
+
     def _wait(self) -> None:
         if self._gate:
             OddEnv.entered.put(self._name)
@@ -149,6 +159,7 @@ class Rig:
         config = WorkerConfig(
             name="worker-0",
             socket=folder / "worker.sock",
+            log=folder / "worker.log",
             secret=SECRET,
             parent=os.getpid(),
             import_paths=[],

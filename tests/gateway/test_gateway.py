@@ -126,10 +126,7 @@ def _fresh_environments(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(in_process, "CLOSE_GRACE", 0.1)
     OddEnv.gates["open"] = threading.Event()
     yield
-    OddEnv.gates["open"].set()
-    for said in (OddEnv.closed, OddEnv.entered):
-        while not said.empty():
-            said.get()
+    OddEnv.forget()
 
 
 async def entered() -> None:

@@ -63,9 +63,9 @@ def refused(address: str, reason: str) -> None:
     """Asserts that connecting fails in time, and that the message has the reason and the way out."""
     begin = time.monotonic()
     with pytest.raises(errors.Unavailable) as caught:
-        Control(address)
+        Control(address, connect_timeout=1.0)
+    assert time.monotonic() - begin < 4  # a busy machine adds to it
     assert CONNECT_TIMEOUT < 5
-    assert time.monotonic() - begin < 10  # what a busy machine adds
     for text in (
         f"no megaflow server answers at {address}",
         f"megaflow serve --listen {address}",

@@ -28,8 +28,7 @@ STEP = pb.Step(action=values.encode(1))
 def rig(tmp_path: Path) -> Iterator[Rig]:
     with Rig(tmp_path) as rig:
         yield rig
-    while not OddEnv.closed.empty():
-        OddEnv.closed.get()
+    OddEnv.forget()
 
 
 @contextmanager

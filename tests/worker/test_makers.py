@@ -27,8 +27,7 @@ REMOTE = EnvSpec("own/Env-v0", entry_point="os:system", kwargs={"command": "true
 @pytest.fixture(autouse=True)
 def _forget_what_was_closed() -> Iterator[None]:
     yield
-    while not OddEnv.closed.empty():
-        OddEnv.closed.get()
+    OddEnv.forget()
 
 
 def refused(
@@ -58,6 +57,8 @@ def test_registered_refuses_wrappers_that_import() -> None:
 def test_registered_refuses_definitions_of_its_clients() -> None:
     spec = pb.EnvironmentSpec(makers=[pb.Maker(env_spec=REMOTE.to_json(), known_as="own/Env-v0")])
     refused(errors.NotFound, "Your script registers it itself", spec)
+    spec.makers[0].ClearField("known_as")
+    refused(errors.FailedPrecondition, "only when started with --allow-import; pass an id", spec)
 
 
 def test_a_definition_gives_way_to_the_servers_own_environment() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from megaflow import errors
@@ -23,8 +25,7 @@ STEP = pb.Step(action=values.encode(1))
 def rig(tmp_path: Path) -> Iterator[Rig]:
     with Rig(tmp_path) as rig:
         yield rig
-    while not OddEnv.closed.empty():
-        OddEnv.closed.get()
+    OddEnv.forget()
 
 
 def closed() -> str:
@@ -44,11 +45,12 @@ def test_control_is_for_who_knows_the_secret(rig: Rig, secret: str | None) -> No
     with pytest.raises(errors.PermissionDenied, match="only the gateway"):
         rig.open(single(), secret=secret)
     metadata = ((SECRET_KEY, secret),) if secret is not None else ()
-    for call in (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: rig.control.CloseShard(pb.CloseShardRequest(), metadata=metadata),
         lambda: rig.control.ListEnvironments(pb.ListEnvironmentsRequest(), metadata=metadata),
         lambda: next(rig.control.Watch(pb.WatchRequest(), metadata=metadata)),
-    ):
+    )
+    for call in calls:
         with pytest.raises(grpc.RpcError) as caught:
             call()
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -195,23 +197,23 @@ def test_sys_exit_in_a_constructor_is_an_answer(rig: Rig) -> None:
     rig.open(single())
 
 
-def test_an_exception_whose_text_cannot_be_made_keeps_the_session_alive(rig: Rig) -> None:
-    class Mute(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("no")
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
 
-    def odd(self: OddEnv) -> None:
+
+def test_an_exception_whose_text_cannot_be_made_keeps_the_session_alive(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(self: OddEnv) -> None:
         error = Mute("\udcff")
-        error.__notes__ = ["a note \udcff"]
+        error.add_note("a note \udcff")
         raise error
 
-    OddEnv.mute = odd  # type: ignore[attr-defined]
-    try:
-        rig.open(single())
-        stream = rig.attach()
-        error = error_of(stream.ask(call=pb.Call(name="mute")))
-    finally:
-        del OddEnv.mute  # type: ignore[attr-defined]
+    monkeypatch.setattr(OddEnv, "answer", answer)
+    rig.open(single())
+    stream = rig.attach()
+    error = error_of(stream.ask(call=pb.Call(name="answer")))
     assert isinstance(error, errors.EnvironmentFailed)
     assert error.__notes__ == ["a note \\udcff"]
     assert stream.ask(reset=pb.Reset()).HasField("transition")
@@ -234,8 +236,6 @@ def test_those_made_before_one_that_fails_are_closed(rig: Rig) -> None:
 
 
 def test_keyword_arguments_that_json_lacks_are_no_obstacle(rig: Rig) -> None:
-    import numpy as np
-
     description = rig.open(single(name=np.zeros(2)))
     assert description.env_spec == ""
 

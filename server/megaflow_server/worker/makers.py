@@ -98,6 +98,11 @@ class MakerResolver:
         if maker.known_as and maker.known_as in gym.registry:
             return _hosted(gym.registry[maker.known_as])
         if self._policy == pb.CODE_POLICY_REGISTERED:
+            if not maker.known_as:
+                raise FailedPrecondition(
+                    "an EnvSpec other than the registered one says what code to run, which this server takes "
+                    "only when started with --allow-import; pass an id of this server, and env_kwargs"
+                )
             raise NotFound(
                 f"{_unknown(maker.known_as)}. Your script registers it itself: start the server with "
                 "--import MODULE of the module that registers it, or with --allow-import"

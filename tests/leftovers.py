@@ -89,7 +89,13 @@ class Place:
     def left(self) -> list[str]:
         """Everything that is still there: processes, and files in the temporary folder."""
         processes = [f"process {pid}: {command}" for pid, command in self.processes().items()]
-        return processes + [str(path) for path in self.temporary.rglob("*")]
+        # os.walk passes over what is removed under it.
+        files = [
+            os.path.join(folder, name)
+            for folder, folders, names in os.walk(self.temporary)
+            for name in (*folders, *names)
+        ]
+        return processes + files
 
     def assert_nothing_left(self) -> None:
         """Waits as long as the promise allows, then fails with what is left."""

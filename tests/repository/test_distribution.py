@@ -67,10 +67,12 @@ def test_the_wheel_holds_no_tests_and_no_caches(wheel: zipfile.Path) -> None:
     assert not wrong
 
 
-def test_the_wheel_gives_the_command_and_the_inline_host(wheel: zipfile.Path) -> None:
+def test_the_wheel_gives_the_command_and_the_inline_connection(wheel: zipfile.Path) -> None:
     points = entry_points(wheel)
     assert points["console_scripts"]["megaflow"] == "megaflow_server.cli:main"
-    assert points["megaflow.inline"]["host"] == "megaflow_server.worker.inline:open_session"
+    assert points["megaflow.inline"]["connection"] == (
+        "megaflow_server.worker.inline:InlineConnection"
+    )
 
 
 def test_the_entry_points_lead_to_code(wheel: zipfile.Path) -> None:

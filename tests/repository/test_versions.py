@@ -46,7 +46,7 @@ def test_the_oldest_set_is_the_lower_bounds_of_the_distribution() -> None:
         if clause.operator == ">="
     }
     pins = read("oldest")
-    assert pins.keys() == bounds.keys()
+    assert pins.keys() >= bounds.keys()  # and what a bound would let float to a newer time
     wrong = {
         name: bound for name, bound in bounds.items() if not pins[name].specifier.contains(bound)
     }

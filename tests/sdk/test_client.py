@@ -72,6 +72,7 @@ def test_gymnasium_passes_the_options_on(address: str) -> None:
     np.testing.assert_array_equal(envs.reset(seed=5)[0], native.reset(seed=5)[0])
     envs.close()
     native.close()
+    assert envs.spec is not None
     again = gym.make_vec(envs.spec)
     assert again.num_envs == 2
     assert repr(again) == "RemoteVectorEnv(CartPole-v1, num_envs=2)"

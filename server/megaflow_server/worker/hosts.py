@@ -153,6 +153,10 @@ class _Shard(SyncVectorEnv):
         # Observations are encoded at once, so they need not be copied.
         super().__init__(env_fns, False, **kwargs)
 
+    def __del__(self) -> None:
+        # gymnasium's closes once more what the host closed, or what failed to be made or closed.
+        pass
+
     def _add_info(
         self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
     ) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megaflow.connection import Connection
-from megaflow.errors import MegaflowError, SessionLost
+from megaflow.errors import EnvironmentFailed, MegaflowError, SessionLost
 from megaflow.protocol import failures, values
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.transport.machine import Verb
@@ -84,7 +84,14 @@ class Session:
         except StreamBroken as broken:
             raise self._lost(shard, broken) from None
         if reply.HasField("error"):
-            raise failures.from_message(reply.error)
+            error = failures.from_message(reply.error)
+            if isinstance(error, SessionLost):
+                # It came by way of a living session, so it is one that the environment itself had lost.
+                name = type(error).__name__
+                raise EnvironmentFailed(
+                    f"{name}: {error.message}", exception_type=f"megaflow.errors.{name}"
+                )
+            raise error
         return reply
 
     def ask(self, shard: Shard, verb: Verb) -> pb.Reply:

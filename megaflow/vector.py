@@ -13,11 +13,12 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
-from megaflow.batches import NativeBatch, ShardedBatch
+from megaflow.batches import ShardedBatch
 from megaflow.connection import Connection, connect
 from megaflow.contract import ObservationMode, seeds_of, take_mask
 from megaflow.env import name_of
 from megaflow.errors import InvalidArgument
+from megaflow.native_batch import NativeBatch
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import values
 from megaflow.registration import remote_spec

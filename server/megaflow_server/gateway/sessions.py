@@ -138,8 +138,9 @@ class Sessions:
     def _choose(self, count: int) -> list[WorkerHandle]:
         """The workers with most room, at most so many; those on their way count as well."""
         assert self._supervisor is not None
-        workers = self._supervisor.ensure(count)
-        return sorted(workers, key=lambda worker: (worker.load, worker.slot))[:count]
+        busy = sum(worker.load > 0 for worker in self._supervisor.workers)
+        workers = self._supervisor.ensure(busy + count)
+        return sorted(workers, key=lambda one: (one.struggling, one.load, one.slot))[:count]
 
     async def _build(
         self, session: Session, worker: WorkerHandle, first: int, count: int

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
+# Between the end of a worker's connection and that of its process; seconds.
+_ENDING = 5.0
+
 
 class Supervisor:
     """At most `max_workers` workers, started as they are asked for and replaced when they die.
@@ -72,6 +75,7 @@ class Supervisor:
                 await self._live(worker)
                 # Whoever places a session from here on waits for the next one.
                 self._workers[slot] = self._next(slot)
+                self._workers[slot].struggling = not worker.served
                 logger.warning("%s", worker.loss)
                 self._on_death(worker)
             finally:
@@ -105,10 +109,15 @@ class Supervisor:
         ended = asyncio.create_task(instance.wait())
         connecting = asyncio.create_task(worker.connect(self._on_closed))
         try:
-            first: set[asyncio.Future[Any]] = {ended, worker.ready}
+            first: set[asyncio.Future[Any]] = {ended, connecting, worker.ready}
             await asyncio.wait(first, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-            if not worker.ready.done() and not ended.done():
-                logger.error("%s did not answer in %g s", worker.name, START_TIMEOUT)
+            if worker.served:
+                await asyncio.wait({ended, connecting}, return_when=asyncio.FIRST_COMPLETED)
+                # Its connection breaks a moment before its process is gone.
+                await asyncio.wait({ended}, timeout=_ENDING)
+            if not ended.done():
+                what = "broke off" if worker.served else f"did not answer in {START_TIMEOUT:g} s"
+                logger.error("%s %s: it is ended", worker.name, what)
                 await self._backend.destroy(worker.instance_id, grace=0)
             return await ended
         finally:

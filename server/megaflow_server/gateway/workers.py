@@ -59,6 +59,7 @@ class WorkerHandle:
     Attributes:
         load: sub-environments placed here.
         ready: done when the worker serves; fails with Unavailable where it never does.
+        struggling: its predecessor never came up, so it may not either.
         loss: why it died, once it has.
     """
 
@@ -66,6 +67,7 @@ class WorkerHandle:
         self.name = f"worker-{slot}"
         self.slot = slot
         self.load = 0
+        self.struggling = False
         self.loss: SessionLost | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settings = settings
@@ -168,7 +170,6 @@ class WorkerHandle:
         except grpc.aio.AioRpcError as error:
             # The worker has ended, which the backend reports with its reason.
             logger.debug("%s: the event stream ended: %s", self.name, error.details())
-        await asyncio.Event().wait()
 
     async def close(self) -> None:
         """Drops the connection and what the worker left in the folder."""

@@ -51,7 +51,12 @@ class _InlineChannel:
         if self._host is None:
             raise FailedPrecondition("the session is closed")
         sequence, frame = self._machine.request(verb)
-        reply, error = apply(self._host, frame.request)
+        try:
+            reply, error = apply(self._host, frame.request)
+        except BaseException:  # a debugger's or a user's way out: nothing is outstanding afterwards
+            self._machine.abandon(sequence)
+            self._machine.receive(pb.ServerFrame(reply=pb.Reply(sequence=sequence, last=True)))
+            raise
         if isinstance(verb, pb.Close):
             self._host = None
         if error is not None:

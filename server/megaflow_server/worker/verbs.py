@@ -12,15 +12,9 @@ from gymnasium.vector import AutoresetMode
 from megaflow.errors import InvalidArgument
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
-from megaflow_server.worker.hosts import (
-    EnvHost,
-    Host,
-    NativeHost,
-    VectorHost,
-    close_after,
-    single_space,
-)
+from megaflow_server.worker.hosts import EnvHost, Host, close_after
 from megaflow_server.worker.makers import MakerResolver
+from megaflow_server.worker.vector_hosts import NativeHost, VectorHost, single_space
 
 
 def make_host(spec: pb.EnvironmentSpec, resolver: MakerResolver, *, first: int = 0) -> Host:

@@ -109,6 +109,7 @@ def test_something_that_is_no_grpc_server(tmp_path: Path) -> None:
                 except OSError:
                     return
                 with connection:
+                    connection.recv(4096)  # a server that hangs up first is another story
                     connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
         threading.Thread(target=answer, daemon=True).start()

@@ -7,11 +7,11 @@ vector class gives. What both do about a lost shard is the same, and stands in `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import create_empty_array
 
 from megaflow.batching import join_observations, overlay, rows_of, split_actions
@@ -22,10 +22,10 @@ from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import values
 from megaflow.session import Session, Shard, decoded
 from megaflow.shard_calls import Outcome, Pending, ShardCalls, all_of
+from megaflow.transport.machine import Verb
 from megaflow.vector_options import Layout, VectorOptions
 
 Infos = dict[str, Any]
-AddInfo = Callable[[Infos, Infos, int], Infos]
 Results = tuple[Any, Any, Any, Any, Infos]
 
 
@@ -33,33 +33,43 @@ class Batch(ABC):
     """The state of a vector environment on the client's side.
 
     Keeps the last observations of each shard (of its own, never the caller's arrays), because a masked reset
-    and a loss both give them again.
+    and a loss both give them again. Everything that can fail is done before the first request is sent.
     """
 
-    def __init__(
-        self, session: Session, layout: Layout, options: VectorOptions, add_info: AddInfo
-    ) -> None:
+    def __init__(self, session: Session, layout: Layout, options: VectorOptions) -> None:
         self._session = session
         self._layout = layout
         self._options = options
-        self._add_info = add_info
         self._pending = Pending(session)
         self._calls = ShardCalls(session)
         self._losses = Losses(options.num_envs)
+        session.on_loss = self._losses.lost
+        # gymnasium's own batching of infos, without the vector environment itself: that would be a cycle.
+        self._batching: VectorEnv[Any, Any, Any] = VectorEnv()
+        self._batching.num_envs = options.num_envs
+        self._batching.closed = True
         self._autoreset_envs = np.zeros(options.num_envs, dtype=np.bool_)
         self._last: dict[int, Any] = {}
         self._seeds: Any = None
         self._reset_options: dict[str, Any] | None = None
         self._mask: Mask | None = None
-        self._restarted: set[int] = set()
+        self._restarting: set[int] = set()
+
+    def _add_info(self, infos: Infos, info: Infos, index: int) -> Infos:
+        return self._batching._add_info(infos, info, index)
+
+    @property
+    def _truncates(self) -> bool:
+        return self._options.on_lost == "truncate"
 
     # ------------------------------------------------------------------ what the two kinds do differently
 
     @abstractmethod
-    def _reset_verb(self, shard: Shard, rows_mask: Mask | None) -> pb.Reset: ...
+    def _reset_verb(self, shard: Shard, mask: Mask | None) -> pb.Reset: ...
 
     @abstractmethod
-    def _split(self, actions: Any) -> list[Any]: ...
+    def _split(self, actions: Any) -> list[Any]:
+        """The shards' actions; raises where a step may not be taken now."""
 
     @abstractmethod
     def _joined(self) -> Any:
@@ -73,40 +83,59 @@ class Batch(ABC):
     def start_reset(self, seeds: Any, options: dict[str, Any] | None, mask: Mask | None) -> None:
         """Sends a reset to every shard that the mask touches; lost ones are made anew first."""
         self._seeds, self._reset_options, self._mask = seeds, options, mask
-        for shard in self._session.shards:
-            if mask is None or mask[shard.rows].any():
-                self._send_reset(shard)
+        touched = [
+            shard for shard in self._session.shards if mask is None or mask[shard.rows].any()
+        ]
+        self._pending.send(self._resets(touched))
 
-    def _send_reset(self, shard: Shard) -> None:
-        part = self._mask[shard.rows] if self._mask is not None else None
-        if shard.loss is not None:
-            self._session.reopen(shard)
-            part = None  # nothing in it has been reset yet
-        self._pending.send(shard, self._reset_verb(shard, part))
+    def _resets(self, shards: Sequence[Shard]) -> list[tuple[Shard, Verb]]:
+        """The resets to send. Raises SessionLost where a mask would make a shard anew and not reset it whole."""
+        for shard in shards:
+            self._check_covered(shard)
+        requests: list[tuple[Shard, Verb]] = []
+        for shard in shards:
+            mask = self._mask[shard.rows] if self._mask is not None else None
+            if shard.loss is not None:
+                self._session.reopen(shard)
+                mask = None  # nothing in it has been reset yet
+            requests.append((shard, self._reset_verb(shard, mask)))
+        return requests
+
+    def _check_covered(self, shard: Shard) -> None:
+        if shard.loss is None or self._mask is None or self._mask[shard.rows].all():
+            return
+        if self._truncates and self._layout.autoreset_mode == AutoresetMode.DISABLED:
+            return  # the next step reports the others as truncated
+        uncovered = [index for index in shard.indices if not self._mask[index]]
+        raise SessionLost(
+            f"{shard.loss.message}; a reset_mask must cover all that was lost, and leaves out {uncovered}",
+            indices=uncovered,
+        )
 
     def finish_reset(self, timeout: float | None) -> tuple[Any, Infos]:
         """The observations and infos; a loss meanwhile is tried once more, then raised."""
         infos: Infos = {}
-        for shard, outcome in self._retried(self._pending.outcomes(timeout)):
-            part = self._mask[shard.rows] if self._mask is not None else None
-            self._keep(shard, outcome.transition.observation, part)
-            infos = self._add_infos(infos, shard, outcome.transition.info, part)
+        for shard, reply in self._retried(self._pending.outcomes(timeout)):
+            mask = self._mask[shard.rows] if self._mask is not None else None
+            self._keep(shard, reply.transition.observation, mask)
+            infos = self._add_infos(infos, shard, reply.transition.info, mask)
         rows = slice(None) if self._mask is None else self._mask
         self._autoreset_envs[rows] = False
-        self._losses.fresh[rows] = False
+        self._losses.reset(rows)
         return self._joined(), infos
 
-    def _retried(self, outcomes: list[tuple[Shard, Outcome]]) -> list[tuple[Shard, pb.Reply]]:
-        for shard, outcome in outcomes:
-            if isinstance(outcome, SessionLost):
-                self._losses.lost(shard.indices)
-                self._send_reset(shard)
-        again = {shard.first: reply for shard, reply in self._pending.outcomes(None)}
-        results = [(shard, again.get(shard.first, outcome)) for shard, outcome in outcomes]
-        lost = [outcome for _, outcome in results if isinstance(outcome, SessionLost)]
-        if lost:
-            raise all_of(lost)
-        return [(shard, outcome) for shard, outcome in results if isinstance(outcome, pb.Reply)]
+    def _retried(self, outcomes: Sequence[tuple[Shard, Outcome]]) -> list[tuple[Shard, pb.Reply]]:
+        """The replies to resets; those of shards that died meanwhile are sent once more, however long it takes."""
+        replies = [(shard, reply) for shard, reply in outcomes if isinstance(reply, pb.Reply)]
+        lost = [shard for shard, reply in outcomes if isinstance(reply, SessionLost)]
+        if not lost:
+            return replies
+        self._pending.send(self._resets(lost))
+        again = self._pending.outcomes(None)
+        if losses := [loss for _, loss in again if isinstance(loss, SessionLost)]:
+            raise all_of(losses)
+        replies += [(shard, reply) for shard, reply in again if isinstance(reply, pb.Reply)]
+        return sorted(replies, key=lambda one: one[0].first)
 
     def _keep(self, shard: Shard, data: bytes, mask: Mask | None) -> None:
         observation = decoded(data, "observation")
@@ -125,87 +154,104 @@ class Batch(ABC):
     # ------------------------------------------------------------------ step
 
     def start_step(self, actions: Any) -> None:
-        """Sends every living shard its actions, and a reset to those that were truncated by a loss."""
-        lost = [shard for shard in self._session.shards if shard.loss is not None]
-        if lost and self._options.on_lost == "raise":
-            raise all_of([shard.loss for shard in lost if shard.loss is not None])
-        if self._layout.autoreset_mode == AutoresetMode.DISABLED:
-            # As SyncVectorEnv asserts it: whoever steps has reset what was done.
-            assert not self._autoreset_envs.any(), f"{self._autoreset_envs=}"
+        """Sends every living shard its actions, and a reset to those whose loss was reported as truncated."""
+        if not self._truncates and self._losses.fresh.any():
+            raise self._still_lost()
         verbs = [
             pb.Step(action=values.encode(part, path="actions")) for part in self._split(actions)
         ]
-        self._mask = None
-        for shard, verb in zip(self._session.shards, verbs, strict=True):
-            if shard.loss is None:
-                self._pending.send(shard, verb)
-        self._seeds, self._reset_options = None, None
-        self._restarted = {shard.first for shard in lost}
-        for shard in lost:
-            self._send_reset(shard)
+        self._seeds, self._reset_options, self._mask = None, None, None
+        requests: list[tuple[Shard, Verb]] = [
+            (shard, verb)
+            for shard, verb in zip(self._session.shards, verbs, strict=True)
+            if shard.loss is None
+        ]
+        reported = [
+            shard
+            for shard in self._session.shards
+            if shard.loss is not None and not self._losses.unreported[shard.rows].any()
+        ]
+        requests += self._resets(reported)
+        self._restarting = {shard.first for shard in reported}
+        self._pending.send(requests)
+
+    def _still_lost(self) -> SessionLost:
+        rows = [int(index) for index in np.flatnonzero(self._losses.fresh)]
+        known = [shard.loss for shard in self._session.shards if shard.loss is not None]
+        why = f"{all_of(known).message}; " if known else ""
+        return SessionLost(f"{why}sub-environments {rows} are lost: reset them", indices=rows)
 
     def finish_step(self, timeout: float | None) -> Results:
         """The batch of results, lost sub-environments as `on_lost` says."""
+        restarting, self._restarting = self._restarting, set()
         outcomes = self._pending.outcomes(timeout)
-        restarted, self._restarted = self._restarted, set()
-        again = [pair for pair in outcomes if pair[0].first in restarted]
-        replies = {shard.first: reply for shard, reply in self._retried(again)}
-        lost: list[Shard] = []
-        for shard, outcome in outcomes:
-            if isinstance(outcome, SessionLost) and shard.first not in replies:
-                self._losses.lost(shard.indices)
-                lost.append(shard)
-            else:
-                replies.setdefault(shard.first, outcome)  # type: ignore[arg-type]
-        results = self._results(replies, lost)
-        if lost and self._options.on_lost == "raise":
-            raise all_of([shard.loss for shard in lost if shard.loss is not None])
+        restarts = self._retried([one for one in outcomes if one[0].first in restarting])
+        steps = {
+            shard.first: reply.transition
+            for shard, reply in outcomes
+            if shard.first not in restarting and isinstance(reply, pb.Reply)
+        }
+        resets = {shard.first: reply.transition for shard, reply in restarts}
+        results = self._results(steps, resets)
+        if not self._truncates and self._losses.fresh.any():
+            raise self._still_lost()
         return results
 
-    def _results(self, replies: dict[int, Any], lost: list[Shard]) -> Results:
+    def _results(
+        self, steps: Mapping[int, pb.Transition], resets: Mapping[int, pb.Transition]
+    ) -> Results:
         count = self._options.num_envs
         rewards = np.zeros(count, dtype=np.float64)
         terminations = np.zeros(count, dtype=np.bool_)
         truncations = np.zeros(count, dtype=np.bool_)
         infos: Infos = {}
         for shard in self._session.shards:
-            if shard in lost:
-                rewards[shard.rows] = self._options.lost_reward
-                truncations[shard.rows] = True
+            stepped = steps.get(shard.first)
+            if stepped is not None:
+                rewards[shard.rows] = decoded(stepped.reward, "reward")
+                terminations[shard.rows] = decoded(stepped.terminated, "terminated")
+                truncations[shard.rows] = decoded(stepped.truncated, "truncated")
+                alive = ~self._losses.unreported[shard.rows]
+                self._keep(shard, stepped.observation, alive)
+                infos = self._add_infos(infos, shard, stepped.info, alive)
+            elif shard.first in resets:
+                self._losses.reset(shard.rows)
+                self._keep(shard, resets[shard.first].observation, None)
+                infos = self._add_infos(infos, shard, resets[shard.first].info, None)
+            else:
                 infos = self._lose(infos, shard)
-                continue
-            transition = replies[shard.first].transition
-            if transition.reward:
-                rewards[shard.rows] = decoded(transition.reward, "reward")
-                terminations[shard.rows] = decoded(transition.terminated, "terminated")
-                truncations[shard.rows] = decoded(transition.truncated, "truncated")
-            else:  # a reset, after a loss
-                self._losses.fresh[shard.rows] = False
-            self._keep(shard, transition.observation, None)
-            infos = self._add_infos(infos, shard, transition.info, None)
+        infos = self._report(infos, rewards, terminations, truncations)
         self._autoreset_envs = terminations | truncations
         return self._joined(), rewards, terminations, truncations, infos
 
+    def _report(self, infos: Infos, rewards: Any, terminations: Any, truncations: Any) -> Infos:
+        """Writes the losses that no step has told yet over whatever stands in their rows."""
+        lost = self._losses.unreported.copy()
+        rewards[lost], terminations[lost], truncations[lost] = (
+            self._options.lost_reward,
+            False,
+            True,
+        )
+        for index in np.flatnonzero(lost):
+            infos = self._add_info(infos, {"lost": True}, int(index))
+        if self._truncates:
+            self._losses.unreported[:] = False
+            if self._layout.autoreset_mode == AutoresetMode.SAME_STEP:
+                self._losses.reset(lost)
+        return infos
+
     def _lose(self, infos: Infos, shard: Shard) -> Infos:
-        """Writes the loss of a shard into the infos; under SAME_STEP makes it anew at once."""
-        same_step = self._layout.autoreset_mode == AutoresetMode.SAME_STEP
-        if not same_step or self._options.on_lost == "raise":
-            for index in shard.indices:
-                infos = self._add_info(infos, {"lost": True}, index)
+        """Under SAME_STEP a lost shard is made anew at once, its last observations being the final ones."""
+        if not self._truncates or self._layout.autoreset_mode != AutoresetMode.SAME_STEP:
             return infos
-        last = self._rows_of_shard(shard)
+        last = rows_of(self._layout.observation_space, self._joined())[shard.rows]
         for index, observation in zip(shard.indices, last, strict=True):
-            final = {"final_obs": observation, "final_info": {}, "lost": True}
+            final = {"final_obs": observation, "final_info": {}}
             infos = self._add_info(infos, final, index)
-        self._send_reset(shard)
+        self._pending.send(self._resets([shard]))
         ((_, reply),) = self._retried(self._pending.outcomes(None))
-        self._losses.fresh[shard.rows] = False
         self._keep(shard, reply.transition.observation, None)
         return self._add_infos(infos, shard, reply.transition.info, None)
-
-    def _rows_of_shard(self, shard: Shard) -> list[Any]:
-        space = self._layout.observation_space
-        return rows_of(space, self._joined())[shard.rows]
 
     # ------------------------------------------------------------------ calls
 
@@ -227,29 +273,30 @@ class Batch(ABC):
 class ShardedBatch(Batch):
     """Sub-environments made one by one, in contiguous parts over the workers."""
 
-    def _reset_verb(self, shard: Shard, rows_mask: Mask | None) -> pb.Reset:
+    def _reset_verb(self, shard: Shard, mask: Mask | None) -> pb.Reset:
         verb = pb.Reset()
-        seeds = [
-            self._seed(i, rows_mask is None or rows_mask[i - shard.first]) for i in shard.indices
-        ]
+        seeds = [self._seed(index) for index in shard.indices]
         if any(seed is not None for seed in seeds):
             verb.seed = values.encode(seeds)
         if self._reset_options is not None:
             verb.options = values.encode(self._reset_options, path="options")
-        if rows_mask is not None and not rows_mask.all():
-            verb.mask = values.encode(rows_mask)
+        if mask is not None and not mask.all():
+            verb.mask = values.encode(mask)
         return verb
 
-    def _seed(self, index: int, reset: bool) -> int | None:
-        given: int | None = self._seeds[index] if self._seeds is not None else None
-        if not reset:
-            return None
+    def _seed(self, index: int) -> int | None:
+        """The seed of one sub-environment's reset; of one outside the mask only what a loss asks for."""
+        covered = self._mask is None or self._mask[index]
+        given: int | None = self._seeds[index] if self._seeds is not None and covered else None
         self._losses.given(index, given)
         if given is None and self._losses.fresh[index]:
             return self._losses.seed(index)
         return given
 
     def _split(self, actions: Any) -> list[Any]:
+        if self._layout.autoreset_mode == AutoresetMode.DISABLED:
+            # As SyncVectorEnv asserts it: whoever steps has reset what was done.
+            assert not self._autoreset_envs.any(), f"{self._autoreset_envs=}"
         parts = [shard.rows for shard in self._session.shards]
         return split_actions(self._layout.action_space, actions, self._options.num_envs, parts)
 

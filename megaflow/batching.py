@@ -6,7 +6,7 @@ have arrays, and tuples with one entry per sub-environment for those that have n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ def split_actions(
     if not _has_rows(space, actions, num_envs):
         # Let gymnasium find the fault, or the other kinds of batch that it takes.
         rows = [action for _, action in zip(range(num_envs), iterate(space, actions), strict=True)]
-        del rows
+        if not isinstance(actions, np.ndarray | list | tuple | Mapping):
+            actions = rows  # what can be iterated over but once
     return [_cut(space, actions, part) for part in parts]
 
 

@@ -127,7 +127,15 @@ class Client:
         """
         address = self._address
         kwargs = {} if address is None else {"server": address}
-        new = {f"{namespace}/{info.id.replace('/', '-')}": info for info in self.envs()}
+        new: dict[str, EnvironmentInfo] = {}
+        for info in self.envs():
+            env_id = f"{namespace}/{info.id.replace('/', '-')}"
+            if env_id in new:
+                raise InvalidArgument(
+                    f"the server's {new[env_id].id!r} and {info.id!r} would both be {env_id!r}: make them by "
+                    "megaflow.make, or with env_id= of megaflow/Remote-v0"
+                )
+            new[env_id] = info
         entries = {env_id: {"env_id": info.id, **kwargs} for env_id, info in new.items()}
         for env_id, entry in entries.items():
             present = gym.registry.get(env_id)

@@ -27,9 +27,6 @@ class Connection(Protocol):
         ...
 
     @property
-    def code_policy(self) -> pb.CodePolicy: ...
-
-    @property
     def store(self) -> CodeStore | None:
         """Where callables are handed over; None where only names are taken."""
         ...
@@ -66,11 +63,8 @@ class GatewayConnection:
             self._control = Control(self.address)
 
     @property
-    def code_policy(self) -> pb.CodePolicy:
-        return self._control.hello.code_policy
-
-    @property
     def hello(self) -> pb.HelloResponse:
+        """What the gateway said of itself."""
         return self._control.hello
 
     def environments(self) -> list[pb.EnvironmentInfo]:

@@ -15,9 +15,11 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from megaflow.code import CodeFolder
 from megaflow.errors import Unavailable
@@ -28,6 +30,9 @@ SERVER_VARIABLE = "MEGAFLOW_SERVER"
 
 # Seconds that a process waits at its end for the server to clean up.
 _EXIT_WAIT = 3.0
+
+# What the server's line begins with; anything else was printed by somebody's site customisation.
+_ANSWER = b"megaflow "
 
 _START = (
     "import json, sys; config = json.loads(sys.stdin.buffer.readline()); "
@@ -99,7 +104,8 @@ def ensure() -> EmbeddedServer:
 
 def import_paths() -> list[str]:
     """This process's import paths, absolute, as its workers should see them."""
-    return [os.path.abspath(path) if path == "" else path for path in sys.path]
+    # Python passes over entries that are no str.
+    return [os.path.abspath(path) for path in sys.path if isinstance(path, str)]
 
 
 def _join_relative() -> EmbeddedServer | None:
@@ -137,11 +143,13 @@ def _is_private(folder: Path) -> bool:
 
 
 def _start() -> EmbeddedServer:
+    printed = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe would fill up; closed below
     process = subprocess.Popen(
-        [sys.executable, "-c", _START],
+        # -P: no file of the working directory is imported in place of the standard library.
+        [sys.executable, "-P", "-c", _START],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=printed,
         # A Ctrl-C at the terminal is the client's to handle.
         start_new_session=True,
         # gRPC's fork handlers are for clients: in a server they would stop every fork of an environment.
@@ -156,23 +164,26 @@ def _start() -> EmbeddedServer:
         answer = process.stdout.readline()
     except BrokenPipeError:
         answer = b""
-    if not answer:
-        raise _did_not_start(process)
-    process.stdout.close()
-    assert process.stderr is not None
-    process.stderr.close()
-    folder = Path(json.loads(answer)["folder"])
+    with printed, process.stdout:
+        if not answer.startswith(_ANSWER):
+            raise _did_not_start(process, answer, printed)
+    folder = Path(json.loads(answer.removeprefix(_ANSWER))["folder"])
     os.environ[FOLDER_VARIABLE] = str(folder)
     server = EmbeddedServer(folder, process=process)
     atexit.register(_stop, server)
     return server
 
 
-def _did_not_start(process: subprocess.Popen[bytes]) -> Unavailable:
-    _, printed = process.communicate()
+def _did_not_start(
+    process: subprocess.Popen[bytes], answer: bytes, printed: IO[bytes]
+) -> Unavailable:
+    assert process.stdin is not None
+    process.stdin.close()
+    status = process.wait()
+    printed.seek(0)
+    said = (answer + printed.read()).decode(errors="replace").strip()
     return Unavailable(
-        f"the embedded server did not start (exit code {process.returncode}): "
-        f"{printed.decode(errors='replace').strip() or 'it printed nothing'}"
+        f"the embedded server did not start (exit code {status}): {said or 'it printed nothing'}"
     )
 
 

@@ -168,9 +168,6 @@ class RemoteEnv(gym.Env[Any, Any]):
     def np_random_seed(self) -> int:
         return cast("int", self.call("np_random_seed"))
 
-    def has_wrapper_attr(self, name: str) -> bool:
-        return super().has_wrapper_attr(name)
-
     def get_wrapper_attr(self, name: str) -> Any:
         """An attribute of this object, else of the remote environment; a remote method can be called."""
         return getattr(self, name)
@@ -178,8 +175,7 @@ class RemoteEnv(gym.Env[Any, Any]):
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
         """Sets an attribute of the remote environment, as its outermost wrapper does."""
         verb = pb.SetAttr(name=name, values=values.encode([value], path=name), force=force)
-        self._live.ask(self._shard, verb)
-        return True
+        return cast("bool", decoded(self._live.ask(self._shard, verb).value, name))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or "_session" not in self.__dict__:

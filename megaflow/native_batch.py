@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from megaflow.batches import Batch, Infos, Results
@@ -31,7 +31,7 @@ class NativeBatch(Batch):
             )
         super().start_reset(seeds, options, mask)
 
-    def _reset_verb(self, shard: Shard, rows_mask: Mask | None) -> pb.Reset:
+    def _reset_verb(self, shard: Shard, mask: Mask | None) -> pb.Reset:
         verb = pb.Reset()
         seed = self._seeds
         self._losses.given(0, seed)
@@ -41,8 +41,8 @@ class NativeBatch(Batch):
             verb.seed = values.encode(seed)
         if self._reset_options is not None:
             verb.options = values.encode(self._reset_options, path="options")
-        if rows_mask is not None:
-            verb.mask = values.encode(rows_mask)
+        if mask is not None:
+            verb.mask = values.encode(mask)
         return verb
 
     def _split(self, actions: Any) -> list[Any]:
@@ -58,15 +58,16 @@ class NativeBatch(Batch):
         # The class itself gives the whole batch, whatever the mask.
         self._last[shard.first] = decoded(data, "observation")
 
-    def _results(self, replies: dict[int, Any], lost: list[Shard]) -> Results:
-        transition = replies[0].transition if not lost else pb.Transition()
-        if not transition.reward:
-            return super()._results(replies, lost)
+    def _results(
+        self, steps: Mapping[int, pb.Transition], resets: Mapping[int, pb.Transition]
+    ) -> Results:
+        if 0 not in steps or self._losses.unreported.any():
+            return super()._results(steps, resets)
+        transition = steps[0]
         self._keep(self._shard, transition.observation, None)
         rewards = decoded(transition.reward, "reward")
         terminations = decoded(transition.terminated, "terminated")
         truncations = decoded(transition.truncated, "truncated")
-        self._autoreset_envs = np.logical_or(terminations, truncations)
         infos = decoded(transition.info, "infos")
         return self._joined(), rewards, terminations, truncations, infos
 

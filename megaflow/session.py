@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +54,13 @@ class Session:
         self._connection = connection
         self._pid = os.getpid()
         self._closed = False
+        self._single = spec.num_envs == 0
+        # Hears of the indices of each loss, wherever it is noticed.
+        self.on_loss: Callable[[Sequence[int]], None] | None = None
         self.shards: list[Shard] = []
         opened = connection.open_session(spec)
         self.id = opened.session_id
+        self._opened = len(opened.shards)
         try:
             for shard in sorted(opened.shards, key=lambda shard: shard.first):
                 self.shards.append(Shard(shard, self._attach(shard)))
@@ -96,10 +101,15 @@ class Session:
 
     def ask(self, shard: Shard, verb: Verb) -> pb.Reply:
         """Sends a verb and waits for its reply."""
-        return self.wait(shard, self.send(shard, verb))
+        sequence = self.send(shard, verb)
+        try:
+            return self.wait(shard, sequence)
+        except KeyboardInterrupt:
+            shard.channel.abandon(sequence)
+            raise
 
     def reopen(self, shard: Shard) -> None:
-        """Builds a lost shard anew; its environments have to be reset."""
+        """Builds a lost shard anew, however long it takes; its environments have to be reset."""
         shard.channel.close()
         shard.info = self._connection.reopen_shard(self.id, shard.info.shard_id)
         shard.channel = self._attach(shard.info)
@@ -113,8 +123,10 @@ class Session:
 
     def _lost(self, shard: Shard, broken: StreamBroken) -> SessionLost:
         loss = self._connection.explain_loss(self.id, shard.info.shard_id, broken)
-        loss.indices = tuple(shard.indices)
+        loss.indices = () if self._single else tuple(shard.indices)
         shard.loss = loss
+        if self.on_loss is not None:
+            self.on_loss(loss.indices)
         return loss
 
     def close(self, *, wait: bool = True) -> None:
@@ -126,10 +138,10 @@ class Session:
         if self._closed or self.inherited:
             return
         self._closed = True
-        errors: list[Exception] = []
-        if wait:
-            errors = self._close_environments()
-        self._abandon()
+        try:
+            errors = self._close_environments() if wait else []
+        finally:
+            self._abandon()
         if errors:
             raise errors[0]
 
@@ -153,7 +165,7 @@ class Session:
         return errors
 
     def _abandon(self) -> None:
-        lost = len(self.shards) == 0 or any(shard.loss is not None for shard in self.shards)
+        lost = len(self.shards) < self._opened or any(shard.loss for shard in self.shards)
         for shard in self.shards:
             shard.channel.close()
         if lost:

@@ -24,12 +24,21 @@ class Pending:
         self._session = session
         self._sent: list[tuple[Shard, int | SessionLost]] = []
 
-    def send(self, shard: Shard, verb: Verb) -> None:
-        """Sends a verb; a loss at once is an outcome like any other."""
+    def send(self, requests: Sequence[tuple[Shard, Verb]]) -> None:
+        """Sends each shard its verb; a loss at once is an outcome like any other.
+
+        Whatever else keeps one from being sent is raised, and the others' replies will be dropped.
+        """
         try:
-            self._sent.append((shard, self._session.send(shard, verb)))
-        except SessionLost as loss:
-            self._sent.append((shard, loss))
+            for shard, verb in requests:
+                try:
+                    self._sent.append((shard, self._session.send(shard, verb)))
+                except SessionLost as loss:
+                    self._sent.append((shard, loss))
+        except BaseException:
+            self._abandon(self._sent)
+            self._sent = []
+            raise
 
     def outcomes(self, timeout: float | None) -> list[tuple[Shard, Outcome]]:
         """What came of the requests, in the order of the shards' sub-environments.
@@ -50,11 +59,11 @@ class Pending:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
                 outcomes.append((shard, self._session.wait(shard, sequence, left)))
-            except ReplyTimeout:
-                self._abandon(sent[position:])
-                raise
             except SessionLost as loss:
                 outcomes.append((shard, loss))
+            except (ReplyTimeout, KeyboardInterrupt):
+                self._abandon(sent[position:])
+                raise
             except Exception as error:  # an environment's own: raised below, once all have answered
                 errors.append(error)
         if errors:
@@ -68,11 +77,11 @@ class Pending:
                 shard.channel.abandon(sequence)
 
 
-def all_of(indices: Sequence[SessionLost]) -> SessionLost:
+def all_of(losses: Sequence[SessionLost]) -> SessionLost:
     """One error for the losses of several shards."""
-    first = indices[0]
-    lost = sorted(index for loss in indices for index in loss.indices)
-    return SessionLost(first.message, indices=lost)
+    messages = dict.fromkeys(loss.message for loss in losses)
+    lost = sorted(index for loss in losses for index in loss.indices)
+    return SessionLost("; ".join(messages), indices=lost)
 
 
 class ShardCalls:
@@ -105,8 +114,7 @@ class ShardCalls:
         lost = [shard.loss for shard in self._session.shards if shard.loss is not None]
         if lost:
             raise all_of(lost)
-        for shard in self._session.shards:
-            self._pending.send(shard, verb(shard))
+        self._pending.send([(shard, verb(shard)) for shard in self._session.shards])
 
     @staticmethod
     def _replies(outcomes: Sequence[tuple[Shard, Outcome]]) -> list[pb.Reply]:

@@ -30,7 +30,6 @@ class MakerBuilder:
 
     def __init__(self, connection: Connection) -> None:
         self._store: CodeStore | None = connection.store
-        self._policy = connection.code_policy
 
     def environment(
         self, env: EnvironmentLike, kwargs: Mapping[str, Any], *, path: str, kwargs_path: str

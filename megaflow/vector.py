@@ -136,7 +136,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         self.remote_spec = EnvSpec.from_json(first.env_spec) if first.env_spec else None
         assert self._session is not None
         batch = NativeBatch if options.native else ShardedBatch
-        self._batch = batch(self._session, layout, options, self._add_info)
+        self._batch = batch(self._session, layout, options)
 
     def _own_spec(self) -> EnvSpec:
         assert self._connection is not None
@@ -328,6 +328,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         return False
 
     def _discard(self) -> None:
+        self.closed = True
         session, self._session = self._session, None
         connection, self._connection = self._connection, None
         if session is not None:

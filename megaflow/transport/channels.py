@@ -39,7 +39,8 @@ class _Shared:
 @dataclass
 class _Process:
     pid: int = field(default_factory=os.getpid)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant: the garbage collector may close a channel while this thread opens one.
+    lock: threading.RLock = field(default_factory=threading.RLock)
     channels: dict[str, _Shared] = field(default_factory=dict)
     keeper: grpc.Channel | None = None
 
@@ -49,7 +50,7 @@ _forked_unprotected = False
 
 
 def fork_support() -> bool:
-    """Whether gRPC's fork handlers were on when it was imported."""
+    """Whether gRPC's fork handlers are on; megaflow/__init__.py takes the variable back where gRPC came first."""
     return os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in ("1", "true", "yes")
 
 

@@ -48,7 +48,8 @@ class ShardMachine:
 
     def request(self, verb: Verb) -> tuple[int, pb.ClientFrame]:
         """Numbers a verb: its sequence, and the frame to send."""
-        if len(self._outstanding) >= self._window:
+        # Closing needs no room: nothing comes after it, and whatever was abandoned must not prevent it.
+        if len(self._outstanding) >= self._window and not isinstance(verb, pb.Close):
             raise FailedPrecondition(
                 f"{len(self._outstanding)} requests are outstanding on shard {self._shard_id}, which is its "
                 "whole window: wait for a reply first"

@@ -30,6 +30,14 @@ class ReplyTimeout(Exception):
     """No reply came within the seconds that the caller gave; the request is still outstanding."""
 
 
+def used_in_fork(opener: int) -> FailedPrecondition:
+    """The error for a session that is used in a fork of the process that opened it."""
+    return FailedPrecondition(
+        f"this session was opened in process {opener} and cannot be used in its fork {os.getpid()}: open one "
+        "of its own there"
+    )
+
+
 class ShardChannel(Protocol):
     """What every transport gives the SDK: verbs out, replies in."""
 
@@ -97,6 +105,9 @@ class GrpcShardChannel:
         except MegaflowError as error:
             broken = error
             self._call.cancel()  # what cannot be understood ends the stream
+        except Exception as error:  # whoever waits must hear of it, whatever it is
+            broken = StreamBroken(f"{type(error).__name__}: {error}")
+            self._call.cancel()
         with self._changed:
             self._broken = broken
             self._changed.notify_all()
@@ -148,12 +159,10 @@ class GrpcShardChannel:
         self._closed = True
         self._outbox.put(None)
         self._call.cancel()
-        self._reader.join(timeout=5.0)
+        if threading.current_thread() is not self._reader:  # in which the garbage collector may run
+            self._reader.join(timeout=5.0)
         self._channel.close()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise FailedPrecondition(
-                f"this session was opened in process {self._pid} and cannot be used in its fork "
-                f"{os.getpid()}: open one of its own there"
-            )
+            raise used_in_fork(self._pid)

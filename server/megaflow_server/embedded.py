@@ -17,6 +17,7 @@ from typing import TypedDict
 
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.backends import get_backend
+from megaflow_server.config import usable_cpus
 from megaflow_server.gateway.server import Gateway, GatewaySettings, private_folder
 
 # Workers that start with the server; more come as sessions need them.
@@ -59,7 +60,8 @@ async def _main(config: Config) -> None:
 async def _serve(config: Config, folder: Path, lifetime: Lifetime) -> None:
     code = folder / "code"
     code.mkdir(mode=0o700)
-    cpus = len(os.sched_getaffinity(0))
+    backend = get_backend("process")
+    cpus = usable_cpus()
     settings = GatewaySettings(
         folder=folder,
         listen=[f"unix:{folder / 'gateway.sock'}"],
@@ -71,7 +73,7 @@ async def _serve(config: Config, folder: Path, lifetime: Lifetime) -> None:
         import_paths=config["import_paths"],
         directory=Path(config["directory"]),
     )
-    async with Gateway(settings, get_backend("process")):
+    async with Gateway(settings, backend):
         await lifetime.listen(folder / "lifetime.sock")
         _answer(folder)
         await asyncio.Event().wait()
@@ -79,7 +81,7 @@ async def _serve(config: Config, folder: Path, lifetime: Lifetime) -> None:
 
 def _answer(folder: Path) -> None:
     """Tells the client where the server is, and moves what is printed from here on to a log."""
-    sys.stdout.write(json.dumps({"folder": str(folder)}) + "\n")
+    sys.stdout.write("megaflow " + json.dumps({"folder": str(folder)}) + "\n")
     sys.stdout.flush()
     log = os.open(folder / "log" / "gateway.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)

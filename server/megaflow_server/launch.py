@@ -32,6 +32,9 @@ class WorkerConfig(BaseModel):
     modules: list[str] = []  # imported before serving: they register environments
     code_policy: int = pb.CODE_POLICY_REGISTERED
     code_folder: Path | None = None
+    close_grace: float = (
+        2.0  # seconds that environments get to close when the worker is told to end
+    )
 
 
 # How much of a worker's log goes into an error: a traceback's last frames, past those of importlib.

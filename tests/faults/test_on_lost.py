@@ -23,7 +23,7 @@ class Fragile(gym.Env[Any, Any]):
     """Observes its own random numbers; ends after ten steps; its process can be asked for."""
 
     observation_space = gym.spaces.Box(0, 1, (2,), np.float64)
-    action_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Discrete(3)
     steps = 0
 
     def reset(
@@ -34,6 +34,8 @@ class Fragile(gym.Env[Any, Any]):
         return self.np_random.random(2), {"fresh": True}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action == 2:
+            raise ZeroDivisionError("as told")
         if action == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         self.steps += 1
@@ -228,6 +230,104 @@ def test_second_loss_during_reset_is_raised(tmp_path: Path) -> None:
     for left in tmp_path.iterdir():
         left.unlink()
     envs.reset(seed=1)
+    envs.close()
+
+
+NOTICING = {
+    "a call": lambda envs, lost: envs.call("pid"),
+    "an exception of another": lambda envs, lost: envs.step(
+        np.where(
+            rows(lost), 0, 2
+        )  # the living ones raise in the step in which the others are found dead
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("noticing", list(NOTICING))
+def test_loss_noticed_elsewhere_is_reported_by_the_next_step(
+    mode: AutoresetMode, noticing: str
+) -> None:
+    envs = make(on_lost="truncate", autoreset_mode=mode)
+    envs.reset(seed=3)
+    last, *_ = envs.step(ACTIONS)
+    lost = kill_some(envs)
+    with pytest.raises((megaflow.SessionLost, ZeroDivisionError)):
+        NOTICING[noticing](envs, lost)
+    observations, _, _, truncations, infos = envs.step(ACTIONS)
+    np.testing.assert_array_equal(truncations, rows(lost))
+    np.testing.assert_array_equal(infos["lost"], rows(lost))
+    final = np.stack(infos["final_obs"][lost]) if "final_obs" in infos else observations[lost]
+    np.testing.assert_array_equal(final, last[lost])
+    if mode == AutoresetMode.DISABLED:
+        envs.reset(options={"reset_mask": rows(lost)})
+    *_, truncations, infos = envs.step(ACTIONS)
+    assert not truncations.any()
+    assert "lost" not in infos
+    envs.close()
+
+
+def test_masked_reset_that_rebuilds_a_shard_tells_the_others_in_it() -> None:
+    envs = make(on_lost="truncate", autoreset_mode="Disabled")
+    envs.reset(seed=3)
+    last, *_ = envs.step(ACTIONS)
+    lost = kill_some(envs)
+    assert len(lost) > 1
+    envs.reset(options={"reset_mask": rows(lost[:1])})
+    observations, _, _, truncations, infos = envs.step(ACTIONS)
+    np.testing.assert_array_equal(truncations, rows(lost[1:]))
+    np.testing.assert_array_equal(infos["lost"], rows(lost[1:]))
+    np.testing.assert_array_equal(observations[lost[1:]], last[lost[1:]])
+    assert infos["steps"][lost[0]] == 1
+    envs.reset(options={"reset_mask": rows(lost[1:])})
+    *_, infos = envs.step(ACTIONS)
+    expected = np.full(NUM_ENVS, 3)
+    expected[lost[0]], expected[lost[1:]] = 2, 1
+    assert infos["steps"].tolist() == expected.tolist()
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "on_lost"), [("NextStep", "truncate"), ("SameStep", "truncate"), ("Disabled", "raise")]
+)
+def test_masked_reset_of_part_of_a_lost_shard_is_refused(mode: str, on_lost: str) -> None:
+    envs = make(on_lost=on_lost, autoreset_mode=mode)
+    envs.reset(seed=3)
+    lost = kill_some(envs)
+    with pytest.raises(megaflow.SessionLost, match="reset_mask must cover") as caught:
+        envs.reset(options={"reset_mask": rows(lost[:1])})
+    assert list(caught.value.indices) == lost[1:]
+    envs.reset(options={"reset_mask": rows(lost)})
+    *_, infos = envs.step(ACTIONS)
+    assert infos["steps"].tolist() == [1] * NUM_ENVS
+    envs.close()
+
+
+class MadeOnce(Fragile):
+    """Cannot be made while a file is there."""
+
+    def __init__(self, obstacle: str) -> None:
+        if Path(obstacle).exists():
+            raise ZeroDivisionError("not now")
+
+
+def test_failure_to_make_a_shard_anew_steps_nobody(tmp_path: Path) -> None:
+    obstacle = tmp_path / "obstacle"
+    envs = megaflow.make_vec(
+        MadeOnce, num_envs=NUM_ENVS, env_kwargs={"obstacle": str(obstacle)}, on_lost="truncate"
+    )
+    envs.reset(seed=3)
+    lost = kill_some(envs)
+    envs.step(ACTIONS)
+    obstacle.touch()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            envs.step(ACTIONS)
+    obstacle.unlink()
+    *_, infos = envs.step(ACTIONS)
+    np.testing.assert_array_equal(infos["_fresh"], rows(lost))
+    *_, infos = envs.step(ACTIONS)
+    assert infos["steps"].tolist() == np.where(rows(lost), 1, 3).tolist()
     envs.close()
 
 

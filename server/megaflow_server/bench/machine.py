@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from megaflow_server.config import usable_cpus
+
 _PACKAGES = ("megaflow", "gymnasium", "numpy", "grpcio", "protobuf")
 
 
@@ -33,7 +35,7 @@ def this_machine() -> Machine:
     """The machine that this process runs on, now."""
     return Machine(
         cpu=_cpu(Path("/proc/cpuinfo")),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cpus(),
         load=round(os.getloadavg()[0], 2),
         system=f"{platform.system()} {_major_minor(platform.release())}",
         python=platform.python_version(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import secrets
@@ -84,8 +85,8 @@ class Gateway:
         )
         self.sessions.use(self.supervisor)
         try:
-            self.supervisor.ensure(settings.warm_workers)
             self._server = await self._listen()
+            self.supervisor.ensure(settings.warm_workers)
         except BaseException:
             await self.stop()
             raise
@@ -126,6 +127,8 @@ class Gateway:
             modules=list(settings.modules),
             code_policy=settings.code_policy,
             code_folder=settings.code_folder,
+            # Some of it is the worker's own, before the backend kills it.
+            close_grace=0.75 * settings.stop_grace,
         )
 
     async def _listen(self) -> grpc.aio.Server:
@@ -208,8 +211,9 @@ def local_address(address: str) -> str:
 @asynccontextmanager
 async def private_folder() -> AsyncIterator[Path]:
     """A new folder for this user alone, short enough for sockets in it; removed at the end."""
-    candidates = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]
-    for parent in filter(None, candidates):
+    # Not $XDG_RUNTIME_DIR, which goes away when its user logs out.
+    candidates = [tempfile.gettempdir(), "/tmp"]
+    for parent in candidates:
         room = MAX_SOCKET_PATH_BYTES - _SOCKET_NAME_BYTES - len("/megaflow-xxxxxxxx")
         if len(parent.encode()) <= room and os.access(parent, os.W_OK | os.X_OK):
             break
@@ -222,4 +226,5 @@ async def private_folder() -> AsyncIterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        with contextlib.suppress(FileNotFoundError):  # somebody has tidied up
+            shutil.rmtree(folder)

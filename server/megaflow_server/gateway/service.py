@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -24,8 +25,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 # What one session may ask for: far beyond any use, and short of what would exhaust a worker's memory.
 MAX_NUM_ENVS = 1_000_000
-# Answers that are kept for a repeated request.
-_KEPT_ANSWERS = 10_000
+# How long an answer is kept for a repeated request; seconds. A client repeats one at once or never.
+_ANSWER_KEPT = 60.0
 # Until a worker says what it has registered; seconds.
 _LIST_TIMEOUT = 50.0
 
@@ -133,8 +134,9 @@ class GatewayService(pb_grpc.GatewayServicer):
             answer = _Answer(asyncio.ensure_future(make()))
             if request_id:
                 self._answers[request_id] = answer
-                while len(self._answers) > _KEPT_ANSWERS:
-                    del self._answers[next(iter(self._answers))]
+                forget = functools.partial(self._answers.pop, request_id, None)
+                loop = asyncio.get_running_loop()
+                answer.task.add_done_callback(lambda _: loop.call_later(_ANSWER_KEPT, forget))
         answer.waiting += 1
         try:
             result: T = await asyncio.shield(answer.task)

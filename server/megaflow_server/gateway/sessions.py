@@ -8,7 +8,7 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 
-from megaflow.errors import InvalidArgument, MegaflowError, NotFound, SessionLost, Unavailable
+from megaflow.errors import MegaflowError, NotFound, SessionLost, Unavailable
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.gateway.supervisor import Supervisor
@@ -86,13 +86,13 @@ class Sessions:
         return pb.OpenSessionResponse(session_id=session.id, shards=shards)
 
     async def reopen(self, session_id: str, shard_id: str) -> pb.Shard:
-        """Builds a lost shard anew, on whichever worker has most room."""
+        """Builds a shard anew, on whichever worker has most room; one whose client cannot reach it is closed."""
         session = self._session(session_id)
         lost = session.shards.get(shard_id)
         if lost is None:
             raise NotFound(f"session {session_id} has no shard {shard_id!r}")
         if lost.loss is None:
-            raise InvalidArgument(f"shard {shard_id} is alive: only a lost shard is opened again")
+            await self._close_shard(lost)
         (worker,) = self._choose(1)
         shard = await self._build(session, worker, lost.first, lost.count)
         self._forget(lost)

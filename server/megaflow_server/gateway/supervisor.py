@@ -113,10 +113,13 @@ class Supervisor:
             await asyncio.wait(first, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if worker.served:
                 await asyncio.wait({ended, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done():
                 # Its connection breaks a moment before its process is gone.
                 await asyncio.wait({ended}, timeout=_ENDING)
             if not ended.done():
-                what = "broke off" if worker.served else f"did not answer in {START_TIMEOUT:g} s"
+                what = f"did not answer in {START_TIMEOUT:g} s"
+                if connecting.done():
+                    what = f"broke off ({connecting.exception() or 'its events ended'})"
                 logger.error("%s %s: it is ended", worker.name, what)
                 await self._backend.destroy(worker.instance_id, grace=0)
             return await ended

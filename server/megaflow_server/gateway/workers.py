@@ -43,6 +43,7 @@ class WorkerSettings:
     modules: list[str] = field(default_factory=list)
     code_policy: int = pb.CODE_POLICY_REGISTERED
     code_folder: Path | None = None
+    close_grace: float = 2.0
 
 
 class RemoteRefusal(Exception):
@@ -74,7 +75,7 @@ class WorkerHandle:
         self._secret = secrets.token_hex(16)
         self.instance_id = f"{settings.labels['run']}-{self.name}-{incarnation}"
         self.socket = settings.folder / f"{self.name}-{incarnation}.sock"
-        self.log = settings.folder / "log" / f"{self.name}.log"
+        self.log = settings.folder / "log" / f"{self.name}-{incarnation}.log"
         self.pid: int | None = None
         self._channel: grpc.aio.Channel | None = None
 
@@ -145,10 +146,12 @@ class WorkerHandle:
             modules=settings.modules,
             code_policy=settings.code_policy,
             code_folder=settings.code_folder,
+            close_grace=settings.close_grace,
         )
         return InstanceSpec(
             id=self.instance_id,
-            argv=(sys.executable, "-c", BOOTSTRAP),
+            # -P: no file of the working directory is imported in place of the standard library.
+            argv=(sys.executable, "-P", "-c", BOOTSTRAP),
             config=json.dumps(config.model_dump(mode="json")).encode(),
             environ=settings.environ,
             directory=settings.directory,

@@ -30,7 +30,8 @@ class Host(ABC):
     def call(self, request: pb.Call) -> bytes: ...
 
     @abstractmethod
-    def set_attr(self, request: pb.SetAttr) -> None: ...
+    def set_attr(self, request: pb.SetAttr) -> bool:
+        """Whether it was set: without `force`, an attribute that nobody has is not."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -90,9 +91,9 @@ class EnvHost(Host):
         args, kwargs = arguments(request)
         return values.encode(attribute(*args, **kwargs), path=f"{request.name}()")
 
-    def set_attr(self, request: pb.SetAttr) -> None:
+    def set_attr(self, request: pb.SetAttr) -> bool:
         (value,) = entries(request, 1)
-        self._env.set_wrapper_attr(request.name, value, force=request.force)
+        return self._env.set_wrapper_attr(request.name, value, force=request.force) is not False
 
     def close(self) -> None:
         self._env.close()

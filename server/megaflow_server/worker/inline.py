@@ -14,6 +14,7 @@ from megaflow.errors import FailedPrecondition, InvalidArgument, NotFound, Sessi
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.transport.machine import ShardMachine, Verb
+from megaflow.transport.stream import used_in_fork
 from megaflow_server.worker.hosts import Host
 from megaflow_server.worker.makers import MakerResolver, catalogue
 from megaflow_server.worker.verbs import apply, make_host
@@ -45,9 +46,7 @@ class _InlineChannel:
 
     def send(self, verb: Verb) -> int:
         if os.getpid() != self._pid:
-            raise FailedPrecondition(
-                f"this session was opened in process {self._pid} and cannot be used in its fork {os.getpid()}"
-            )
+            raise used_in_fork(self._pid)
         if self._host is None:
             raise FailedPrecondition("the session is closed")
         sequence, frame = self._machine.request(verb)
@@ -94,11 +93,10 @@ class InlineConnection:
     """See `megaflow.connection.Connection`; reached through the entry point group `megaflow.inline`."""
 
     address: str | None = "inline"
-    code_policy = pb.CODE_POLICY_EMBEDDED
 
     def __init__(self) -> None:
         self.store = _Memory()
-        self._resolver = MakerResolver(self.code_policy, self.store.load)
+        self._resolver = MakerResolver(pb.CODE_POLICY_EMBEDDED, self.store.load)
         self._hosts: dict[str, Host] = {}
 
     def environments(self) -> list[pb.EnvironmentInfo]:

@@ -24,9 +24,6 @@ from megaflow_server.launch import WorkerConfig, log_tail
 from megaflow_server.worker.makers import MakerResolver
 from megaflow_server.worker.service import SessionsService, SessionTable, WorkerService
 
-# Seconds that environments get to close when the worker is told to end.
-CLOSE_GRACE = 2.0
-
 # One thread per open stream or running call; they are made as needed.
 _MAX_THREADS = 10_000
 
@@ -46,7 +43,7 @@ def main(raw: dict[str, object]) -> None:
     server, table = start(config, printed=lambda: log_tail(config.log))
     stop.wait()
     server.stop(grace=None)
-    table.close_all(CLOSE_GRACE)
+    table.close_all(config.close_grace)
     sys.stdout.flush()
     sys.stderr.flush()
     # An environment's threads, and gRPC's, are no reason to stay.

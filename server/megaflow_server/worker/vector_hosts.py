@@ -166,8 +166,9 @@ class VectorHost(Host):
         results = self._batched.call(request.name, *args, **kwargs)
         return values.encode(list(results), path=request.name)
 
-    def set_attr(self, request: pb.SetAttr) -> None:
+    def set_attr(self, request: pb.SetAttr) -> bool:
         self._batched.set_attr(request.name, entries(request, len(self._made)))
+        return True
 
     @property
     def _batched(self) -> _Shard:
@@ -176,8 +177,17 @@ class VectorHost(Host):
         return self._envs
 
     def close(self) -> None:
+        """Closes all of them, and raises what the first that failed raised."""
+        errors: list[Exception] = []
         for env in self._made:
-            env.close()
+            try:
+                env.close()
+            except Exception as error:  # an environment's own
+                errors.append(error)
+        if errors:
+            for other in errors[1:]:
+                errors[0].add_note(f"Closing another one raised {type(other).__name__}: {other}")
+            raise errors[0]
 
 
 class NativeHost(Host):
@@ -236,7 +246,7 @@ class NativeHost(Host):
         args, kwargs = arguments(request)
         return values.encode(call(request.name, *args, **kwargs), path=request.name)
 
-    def set_attr(self, request: pb.SetAttr) -> None:
+    def set_attr(self, request: pb.SetAttr) -> bool:
         set_attr = getattr(self._envs, "set_attr", None)
         if set_attr is None:
             raise InvalidArgument(
@@ -244,6 +254,7 @@ class NativeHost(Host):
                 "`set_attr`; vectorization_mode='sync' has"
             )
         set_attr(request.name, values.decode(request.values, path=request.name))
+        return True
 
     def close(self) -> None:
         self._envs.close()

@@ -10,7 +10,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from megaflow.errors import InvalidArgument
-from megaflow.protocol import failures
+from megaflow.protocol import failures, values
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.worker.hosts import EnvHost, Host, close_after
 from megaflow_server.worker.makers import MakerResolver
@@ -114,7 +114,7 @@ def _dispatch(host: Host, request: pb.Request, reply: pb.Reply) -> None:
     elif verb == "call":
         reply.value = host.call(request.call)
     elif verb == "set_attr":
-        host.set_attr(request.set_attr)
+        reply.value = values.encode(host.set_attr(request.set_attr))
     elif verb == "close":
         host.close()
     else:

@@ -57,7 +57,7 @@ class GatewayConnection:
             server_handle = embedded.ensure()
             self.address: str | None = None
             self.store = server_handle.store
-            self._control = Control(server_handle.address)
+            self._control = Control(server_handle.address, embedded=True)
         else:
             self.address = normalise(server)
             self._control = Control(self.address)

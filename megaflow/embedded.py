@@ -198,6 +198,6 @@ def _stop(server: EmbeddedServer) -> None:
         del os.environ[FOLDER_VARIABLE]
     try:
         process.wait(timeout=_EXIT_WAIT)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         # Forked or spawned relatives still hold it; it ends with them. Popen must not warn that it runs.
         process.returncode = 0

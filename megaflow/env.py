@@ -16,7 +16,20 @@ from megaflow.protocol import values
 from megaflow.protocol.spaces import decode_space
 from megaflow.registration import remote_spec
 from megaflow.session import Session, Shard, decoded
-from megaflow.specs import EnvironmentLike, WrapperLike, environment_spec
+from megaflow.specs import EnvironmentLike, WrapperLike, environment_spec, kwargs_of
+
+# Attributes of this object itself; others are the remote environment's.
+_KEPT_HERE = frozenset(
+    {
+        "action_space",
+        "metadata",
+        "np_random",
+        "observation_space",
+        "remote_spec",
+        "render_mode",
+        "spec",
+    }
+)
 
 
 class RemoteEnv(gym.Env[Any, Any]):
@@ -51,7 +64,8 @@ class RemoteEnv(gym.Env[Any, Any]):
         self._session: Session | None = None
         self._env_id = env_id
         self._connection = connection or connect(server)
-        every = {**(env_kwargs or {}), **kwargs}
+        given = kwargs_of(env_kwargs, "env_kwargs") | kwargs
+        every = dict(given)
         if render_mode == "human":
             raise InvalidArgument(
                 "render_mode='human': a server has no screen. megaflow.make and gymnasium.make show it on "
@@ -68,7 +82,7 @@ class RemoteEnv(gym.Env[Any, Any]):
             self._connection.close()
             raise
         self._describe(self._shard.info.environment)
-        own: dict[str, Any] = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}) | kwargs}
+        own: dict[str, Any] = {"env_id": env_id, "env_kwargs": given}
         own |= {"wrappers": list(wrappers), "render_mode": render_mode}
         self.spec = remote_spec(
             {key: value for key, value in own.items() if value},
@@ -176,6 +190,13 @@ class RemoteEnv(gym.Env[Any, Any]):
         """Sets an attribute of the remote environment, as its outermost wrapper does."""
         verb = pb.SetAttr(name=name, values=values.encode([value], path=name), force=force)
         return cast("bool", decoded(self._live.ask(self._shard, verb).value, name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets what gymnasium keeps of an environment here, and everything else on the remote environment."""
+        if name.startswith("_") or name in _KEPT_HERE or self.__dict__.get("_session") is None:
+            super().__setattr__(name, value)
+        else:
+            self.set_wrapper_attr(name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or "_session" not in self.__dict__:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megaflow.connection import Connection
-from megaflow.errors import EnvironmentFailed, MegaflowError, SessionLost
+from megaflow.errors import EnvironmentFailed, MegaflowError, NotFound, SessionLost
 from megaflow.protocol import failures, values
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.transport.machine import Verb
@@ -63,7 +63,7 @@ class Session:
         self._opened = len(opened.shards)
         try:
             for shard in sorted(opened.shards, key=lambda shard: shard.first):
-                self.shards.append(Shard(shard, self._attach(shard)))
+                self.shards.append(self._attached(shard))
         except BaseException:
             self._abandon()
             raise
@@ -111,9 +111,24 @@ class Session:
     def reopen(self, shard: Shard) -> None:
         """Builds a lost shard anew, however long it takes; its environments have to be reset."""
         shard.channel.close()
-        shard.info = self._connection.reopen_shard(self.id, shard.info.shard_id)
+        try:
+            shard.info = self._connection.reopen_shard(self.id, shard.info.shard_id)
+        except NotFound as error:
+            raise SessionLost(
+                f"the server does not know this session any more ({error.message}), as after a restart: make "
+                "the environment anew",
+                indices=() if self._single else tuple(shard.indices),
+            ) from error
         shard.channel = self._attach(shard.info)
         shard.loss = None
+
+    def _attached(self, shard: pb.Shard) -> Shard:
+        """A shard that was just opened, with its stream; opened once more where its worker died since."""
+        try:
+            return Shard(shard, self._attach(shard))
+        except SessionLost:
+            again = self._connection.reopen_shard(self.id, shard.shard_id)
+            return Shard(again, self._attach(again))
 
     def _attach(self, shard: pb.Shard) -> ShardChannel:
         try:

@@ -122,6 +122,15 @@ def _hint(thing: object) -> str:
     return f', here "{module}:{name}"'
 
 
+def kwargs_of(kwargs: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """Keyword arguments as a dict; InvalidArgument names what is none."""
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise InvalidArgument(f"{name}={kwargs!r}: give a dict whose keys are names of arguments")
+    return dict(kwargs)
+
+
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """gymnasium's enum for itself or its value. Raises ValueError with gymnasium's message."""
     return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
@@ -140,6 +149,9 @@ def environment_spec(
     observation_mode: str | tuple[gym.Space[Any], gym.Space[Any]] = "same",
 ) -> pb.EnvironmentSpec:
     """The wire's description of an environment (num_envs=0) or a vector environment."""
+    env_kwargs = kwargs_of(env_kwargs, "env_kwargs")
+    if isinstance(wrappers, str) or not isinstance(wrappers, Sequence):
+        raise InvalidArgument(f"wrappers={wrappers!r}: give a list, innermost wrapper first")
     builder = MakerBuilder(connection)
     envs = list(env) if isinstance(env, Sequence) and not isinstance(env, str | bytes) else [env]
     shared = dict(env_kwargs or {})

@@ -23,7 +23,7 @@ from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import values
 from megaflow.registration import remote_spec
 from megaflow.session import Session
-from megaflow.specs import EnvironmentLike, WrapperLike, environment_spec
+from megaflow.specs import EnvironmentLike, WrapperLike, environment_spec, kwargs_of
 from megaflow.transport.stream import ReplyTimeout
 from megaflow.vector_options import OnLost, VectorOptions
 
@@ -82,7 +82,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         options = VectorOptions.checked(
             env_id=env_id,
             num_envs=num_envs,
-            env_kwargs={**(env_kwargs or {}), **kwargs},
+            env_kwargs=kwargs_of(env_kwargs, "env_kwargs") | kwargs,
             per_env_kwargs=per_env_kwargs,
             wrappers=env_wrappers,
             autoreset_mode=autoreset_mode,

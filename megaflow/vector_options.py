@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from megaflow.contract import ObservationMode, batched_spaces, check_observation_mode
 from megaflow.errors import InvalidArgument
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol.spaces import decode_space
-from megaflow.specs import EnvironmentLike, WrapperLike, autoreset_mode
+from megaflow.specs import EnvironmentLike, WrapperLike, autoreset_mode, kwargs_of
 
 OnLost = Literal["raise", "truncate"]
 
@@ -82,6 +83,10 @@ class VectorOptions:
                 "render_mode='human': a server has no screen. megaflow.make_vec shows it on this side; or "
                 "pass 'rgb_array' and wrap the environment in gymnasium.wrappers.vector.HumanRendering"
             )
+        if not isinstance(self.lost_reward, int | float | np.number):
+            raise InvalidArgument(f"lost_reward={self.lost_reward!r}: give a number")
+        for index, kwargs in enumerate(self.per_env_kwargs or ()):
+            kwargs_of(kwargs, f"per_env_kwargs[{index}]")
         if self.per_env_kwargs is not None and len(self.per_env_kwargs) != self.num_envs:
             raise InvalidArgument(
                 f"per_env_kwargs has {len(self.per_env_kwargs)} entries for num_envs={self.num_envs}: "
@@ -158,6 +163,8 @@ class VectorOptions:
 
 def _count(env_id: object, num_envs: int | None) -> int:
     listed = len(env_id) if isinstance(env_id, Sequence) and not isinstance(env_id, str) else None
+    if listed == 0:
+        raise InvalidArgument("env_id=[]: name at least one environment")
     if num_envs is None:
         num_envs = 1 if listed is None else listed
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:

@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["FIELDS", "MAX_ELEMENTS", "MAX_NESTING", "MAX_SPACES", "Malformed", "Weight", "check"]
 
 # Elements of all bounds of a definition, counted as built: 1,024 stacks of four Atari frames are 29 Mi.
-MAX_ELEMENTS: Final = 64 << 20
+MAX_ELEMENTS: Final = 128 << 20
 # Spaces in a definition, counted as built.
 MAX_SPACES: Final = 16_384
 # Spaces inside each other: two levels of a value each, at most.
@@ -76,7 +76,9 @@ def check(node: Any, path: str, depth: int = 1) -> Weight:
         if weight.spaces > MAX_SPACES:
             raise Malformed(f"{path}: more than {MAX_SPACES} spaces in one definition")
     if weight.elements > MAX_ELEMENTS:
-        raise Malformed(f"{path}: bounds of more than {MAX_ELEMENTS} elements in one definition")
+        raise Malformed(
+            f"{path}: bounds of {weight.elements} elements, and a definition may have {MAX_ELEMENTS}"
+        )
     return weight
 
 
@@ -114,7 +116,9 @@ def _sizes(value: Any, where: str, least: int) -> int:
         raise Malformed(f"{where}: not up to {_MAX_NDIM} ints of at least {least}")
     product: int = math.prod(value)
     if product > MAX_ELEMENTS:
-        raise Malformed(f"{where}: more than {MAX_ELEMENTS} elements")
+        raise Malformed(
+            f"{where}: {product} elements, and a definition may have {MAX_ELEMENTS}: make the observation smaller"
+        )
     return product
 
 

@@ -16,7 +16,7 @@ samples from the same seed; the state of its random generator does not travel.
 | Sequence | `feature_space`; `stack`: bool |
 | Graph | `node_space`; `edge_space`, or None |
 
-A definition holds at most 16,384 spaces and 64 Mi elements of bounds, nested up to 60 deep.
+A definition holds at most 16,384 spaces and 128 Mi elements of bounds, nested up to 60 deep.
 """  # noqa: E501
 
 from __future__ import annotations

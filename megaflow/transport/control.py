@@ -48,8 +48,15 @@ def hello_request() -> pb.HelloRequest:
 class Control:
     """A gateway's control plane. `hello` has been exchanged when the constructor returns."""
 
-    def __init__(self, address: str, *, connect_timeout: float = CONNECT_TIMEOUT) -> None:
+    def __init__(
+        self, address: str, *, embedded: bool = False, connect_timeout: float = CONNECT_TIMEOUT
+    ) -> None:
         self.address = address
+        self._again = (
+            "It was the embedded server of this process: making the environment anew starts another"
+            if embedded
+            else f"Start it again with `megaflow serve --listen {address}`, and make the environment anew"
+        )
         self._channel = Channel(address)
         self._stub = pb_grpc.GatewayStub(self._channel.grpc)
         try:
@@ -136,21 +143,34 @@ class Control:
         try:
             return call()
         except grpc.RpcError as error:
-            failed = failures.from_rpc_error(error, self.address)
+            failed = self._failed(error)
             # Not `from None`: an environment's exception has its remote traceback as its cause.
             raise failed from failed.__cause__
+
+    def _failed(self, error: grpc.RpcError) -> Exception:
+        if _answered(error):
+            return failures.from_rpc_error(error, self.address)
+        details = error.details() if isinstance(error, grpc.Call) else str(error)
+        return Unavailable(
+            f"the megaflow server at {self.address} does not answer any more: {details}. {self._again}"
+        )
 
     def _retried(self, call: Callable[[], T]) -> T:
         """The answer; asked for once more where the connection failed, and not where the server refused."""
         try:
             return call()
         except grpc.RpcError as error:
-            status = error.code() if isinstance(error, grpc.Call) else None
-            if status is not grpc.StatusCode.UNAVAILABLE or failures.message_of(error) is not None:
-                failed = failures.from_rpc_error(error, self.address)
+            if _answered(error):
+                failed = self._failed(error)
                 raise failed from failed.__cause__
         return self._call(call)
 
     def close(self) -> None:
         """Gives the connection back. Idempotent."""
         self._channel.close()
+
+
+def _answered(error: grpc.RpcError) -> bool:
+    """Whether the server itself refused, or the connection failed."""
+    status = error.code() if isinstance(error, grpc.Call) else None
+    return status is not grpc.StatusCode.UNAVAILABLE or failures.message_of(error) is not None

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,9 +37,6 @@ def main(config: ServerConfig, announce: Announce) -> None:
     """
     for address in config.listen:
         local_address(address)
-    # --import finds modules of the folder that the command runs in, as `python -m` would; last, so that
-    # they shadow nothing that is installed.
-    sys.path.append(os.getcwd())
     # What goes wrong before it serves is raised; it need not be in the log as well.
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(_main(config, announce))

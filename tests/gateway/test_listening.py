@@ -130,7 +130,7 @@ def short() -> Iterator[Path]:
 async def test_the_folder_is_private_short_and_gone_in_the_end(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
     async with private_folder() as folder:
         assert folder.parent == short
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -144,15 +144,13 @@ async def test_a_folder_too_long_for_sockets_is_passed_over(
 ) -> None:
     long = short / ("l" * 60) / ("m" * 60)
     long.mkdir(parents=True)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
     async with private_folder() as folder:
-        assert folder.parent == short
+        assert folder.parent == Path("/tmp")
         assert len(os.fsencode(folder / "worker-9999-999999.new")) <= MAX_SOCKET_PATH_BYTES
 
 
 async def test_no_folder_that_will_do(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(InvalidArgument, match="set TMPDIR to a short one"):

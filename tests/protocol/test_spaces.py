@@ -278,7 +278,7 @@ _COSTLY: dict[str, Callable[[], Any]] = {
     "stacks in stacks": lambda: _stacked(50),
     "too many spaces": lambda: node("Tuple", spaces=[_BOX_NODE] * 20_000),
     "many boxes and a bad one": lambda: node("Tuple", spaces=[_BOX_NODE] * 10_000 + [None]),
-    "large boxes": lambda: node("Tuple", spaces=[{**_BOX_NODE, "shape": [10_000_000]}] * 10),
+    "large boxes": lambda: node("Tuple", spaces=[{**_BOX_NODE, "shape": [10_000_000]}] * 20),
     "a bad box with large bounds": lambda: {
         **_BOX_NODE,
         "shape": [MIB],

@@ -12,6 +12,8 @@ import pytest
 from gymnasium.wrappers import FlattenObservation
 
 import megaflow
+from commands import SERVE, Served
+from leftovers import place
 from megaflow import embedded
 
 
@@ -173,3 +175,48 @@ def test_the_spec_holds_no_more_than_it_was_given(address: str) -> None:
     assert [again.step(0)[3] for _ in range(3)] == [False, False, True]
     again.close()
     env.close()
+
+
+def test_attributes_are_set_where_the_environment_is() -> None:
+    env, local = megaflow.make("CartPole-v1"), gym.make("CartPole-v1")
+    for one in (env, local):
+        one.reset(seed=1)
+        one.unwrapped.state = np.array([1.0, 0.0, 0.0, 0.0])  # type: ignore[attr-defined]
+        one.unwrapped.gravity = 0.0  # type: ignore[attr-defined]
+    assert env.get_wrapper_attr("gravity") == 0.0
+    np.testing.assert_array_equal(env.step(0)[0], local.step(0)[0])
+    env.close()
+    local.close()
+
+
+def test_a_server_that_has_gone_is_told_with_the_way_out() -> None:
+    with place() as here:
+        served = Served(here.start(*SERVE, "--listen", f"unix:{here.folder}/g.sock"), 1)
+        env = megaflow.make("CartPole-v1", server=served.addresses[0])
+        env.reset()
+        served.process.kill()
+        served.process.communicate()
+        with pytest.raises(megaflow.SessionLost):
+            env.step(0)
+        with pytest.raises(megaflow.Unavailable, match=r"does not answer any more.*megaflow serve"):
+            env.reset()
+        again = Served(here.start(*SERVE, "--listen", f"unix:{here.folder}/g.sock"), 1)
+        with pytest.raises(megaflow.SessionLost, match=r"restart.*make the environment anew"):
+            env.reset()
+        env.close()
+        assert again.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"env_kwargs": [1]}, "env_kwargs"),
+        ({"per_env_kwargs": [1, 2]}, r"per_env_kwargs\[0\]"),
+        ({"wrappers": FlattenObservation}, "wrappers"),
+        ({"wrappers": "gymnasium.wrappers:FlattenObservation"}, "wrappers"),
+        ({"lost_reward": "a"}, "lost_reward"),
+    ],
+)
+def test_options_of_the_wrong_type_are_named(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(megaflow.InvalidArgument, match=f"^{name}="):
+        megaflow.make_vec("CartPole-v1", 2, **options)

@@ -172,7 +172,7 @@ def test_opening_is_tried_once_more_where_the_connection_failed(
     control.open_session(pb.EnvironmentSpec())
     assert service.requests[2].request_id != first.request_id
     service.failures = [(grpc.StatusCode.UNAVAILABLE, ())] * 2
-    with pytest.raises(errors.Unavailable, match="UNAVAILABLE: details"):
+    with pytest.raises(errors.Unavailable, match="does not answer any more: details"):
         control.open_session(pb.EnvironmentSpec())
 
 

@@ -7,6 +7,7 @@ they use them, so that `megaflow --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -70,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit status: 0 done; 1 done, and the answer is no; 2 wrong usage or bad input; 3 the server cannot be
     reached or refused.
     """
+    # Names of modules are looked up in the folder that the command runs in, too, as `python -m` would; last,
+    # so that it shadows nothing that is installed.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         app(args=arguments, prog_name="megaflow")
     except Exception as error:

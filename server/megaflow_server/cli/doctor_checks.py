@@ -32,8 +32,14 @@ _PACKAGES = ("megaflow", "gymnasium", "grpcio", "protobuf", "numpy")
 # What is imported where it is used, by its import name: what for, and where to get it.
 _OPTIONAL = {
     "pygame": ("rendering gymnasium's own environments", 'pip install "megaflow[render]"'),
-    "docker": ("environments in containers", "pip install docker"),
-    "kubernetes": ("environments in pods", "pip install kubernetes"),
+    "docker": (
+        "environments in containers, which this version does not have yet",
+        "pip install docker",
+    ),
+    "kubernetes": (
+        "environments in pods, which this version does not have yet",
+        "pip install kubernetes",
+    ),
 }
 
 # Seconds that the speed of one session is measured for.

@@ -97,18 +97,19 @@ class Batch(ABC):
             mask = self._mask[shard.rows] if self._mask is not None else None
             if shard.loss is not None:
                 self._session.reopen(shard)
+            if shard.unreset:
                 mask = None  # nothing in it has been reset yet
             requests.append((shard, self._reset_verb(shard, mask)))
         return requests
 
     def _check_covered(self, shard: Shard) -> None:
-        if shard.loss is None or self._mask is None or self._mask[shard.rows].all():
+        if _lives(shard) or self._mask is None or self._mask[shard.rows].all():
             return
         if self._truncates and self._layout.autoreset_mode == AutoresetMode.DISABLED:
             return  # the next step reports the others as truncated
         uncovered = [index for index in shard.indices if not self._mask[index]]
         raise SessionLost(
-            f"{shard.loss.message}; a reset_mask must cover all that was lost, and leaves out {uncovered}",
+            f"a reset_mask must cover all that was lost with a worker, and leaves out {uncovered}",
             indices=uncovered,
         )
 
@@ -128,13 +129,14 @@ class Batch(ABC):
         """The replies to resets; those of shards that died meanwhile are sent once more, however long it takes."""
         replies = [(shard, reply) for shard, reply in outcomes if isinstance(reply, pb.Reply)]
         lost = [shard for shard, reply in outcomes if isinstance(reply, SessionLost)]
-        if not lost:
-            return replies
-        self._pending.send(self._resets(lost))
-        again = self._pending.outcomes(None)
-        if losses := [loss for _, loss in again if isinstance(loss, SessionLost)]:
-            raise all_of(losses)
-        replies += [(shard, reply) for shard, reply in again if isinstance(reply, pb.Reply)]
+        if lost:
+            self._pending.send(self._resets(lost))
+            again = self._pending.outcomes(None)
+            if losses := [loss for _, loss in again if isinstance(loss, SessionLost)]:
+                raise all_of(losses)
+            replies += [(shard, reply) for shard, reply in again if isinstance(reply, pb.Reply)]
+        for shard, _ in replies:
+            shard.unreset = False
         return sorted(replies, key=lambda one: one[0].first)
 
     def _keep(self, shard: Shard, data: bytes, mask: Mask | None) -> None:
@@ -164,12 +166,12 @@ class Batch(ABC):
         requests: list[tuple[Shard, Verb]] = [
             (shard, verb)
             for shard, verb in zip(self._session.shards, verbs, strict=True)
-            if shard.loss is None
+            if _lives(shard)
         ]
         reported = [
             shard
             for shard in self._session.shards
-            if shard.loss is not None and not self._losses.unreported[shard.rows].any()
+            if not _lives(shard) and not self._losses.unreported[shard.rows].any()
         ]
         requests += self._resets(reported)
         self._restarting = {shard.first for shard in reported}
@@ -268,6 +270,11 @@ class Batch(ABC):
 
     @abstractmethod
     def lookup(self, name: str) -> Any: ...
+
+
+def _lives(shard: Shard) -> bool:
+    """Whether a shard can be stepped: its worker is there, and its environments have been reset there."""
+    return shard.loss is None and not shard.unreset
 
 
 class ShardedBatch(Batch):

@@ -19,12 +19,14 @@ from megaflow.transport.stream import ShardChannel, StreamBroken
 class Shard:
     """One shard: sub-environments first .. first + count - 1.
 
-    `loss` is set from the moment its worker is known to have died until it is opened again.
+    `loss` is set from the moment its worker is known to have died until it is opened again; `unreset` from then
+    until the reply to a reset has come.
     """
 
     info: pb.Shard
     channel: ShardChannel
     loss: SessionLost | None = None
+    unreset: bool = False
 
     @property
     def first(self) -> int:
@@ -120,7 +122,7 @@ class Session:
                 indices=() if self._single else tuple(shard.indices),
             ) from error
         shard.channel = self._attach(shard.info)
-        shard.loss = None
+        shard.loss, shard.unreset = None, True
 
     def _attached(self, shard: pb.Shard) -> Shard:
         """A shard that was just opened, with its stream; opened once more where its worker died since."""

@@ -307,7 +307,7 @@ class MadeOnce(Fragile):
     """Cannot be made while a file is there."""
 
     def __init__(self, obstacle: str) -> None:
-        if Path(obstacle).exists():
+        if obstacle and Path(obstacle).exists():
             raise ZeroDivisionError("not now")
 
 
@@ -331,6 +331,25 @@ def test_failure_to_make_a_shard_anew_steps_nobody(tmp_path: Path) -> None:
     envs.close()
 
 
+def test_shard_made_anew_beside_one_that_cannot_be_is_reset_all_the_same(tmp_path: Path) -> None:
+    obstacle = tmp_path / "obstacle"
+    own = [{"obstacle": str(obstacle)} if i == NUM_ENVS - 1 else {"obstacle": ""} for i in range(5)]
+    envs = megaflow.make_vec(MadeOnce, num_envs=NUM_ENVS, per_env_kwargs=own, on_lost="truncate")
+    envs.reset(seed=3)
+    for pid in set(envs.call("pid")):  # type: ignore[attr-defined]
+        os.kill(pid, signal.SIGKILL)
+    assert envs.step(ACTIONS)[3].all()
+    obstacle.touch()
+    with pytest.raises(ZeroDivisionError):
+        envs.step(ACTIONS)
+    obstacle.unlink()
+    *_, infos = envs.step(ACTIONS)
+    assert infos["_fresh"].all()
+    *_, infos = envs.step(ACTIONS)
+    assert infos["steps"].tolist() == [1] * NUM_ENVS
+    envs.close()
+
+
 def test_action_that_kills_is_not_repeated() -> None:
     """A step is applied at most once: what killed the worker is never sent to its successor."""
     envs = make(on_lost="truncate", autoreset_mode="SameStep")
@@ -350,9 +369,9 @@ def test_native_vector_class_is_lost_whole() -> None:
         "CartPole-v1", num_envs=3, vectorization_mode="vector_entry_point", on_lost="truncate"
     )
     first, _ = envs.reset(seed=1)
-    helper = make()
-    pids = set(helper.call("pid"))
-    helper.close()
+    others = make()
+    pids = set(others.call("pid"))
+    others.close()
     for pid in pids:  # whichever holds it
         os.kill(pid, signal.SIGKILL)
     observations, _, _, truncations, infos = envs.step(np.zeros(3, dtype=np.int64))

@@ -19,7 +19,7 @@ from megaflow.transport.channels import Channel
 T = TypeVar("T")
 
 # Seconds. Connecting: a server on its way up is waited for, a missing one is reported soon.
-CONNECT_TIMEOUT = 4.0
+CONNECT_TIMEOUT = 3.0
 # Building environments: loading a simulator or a dataset may take minutes.
 ENV_START_TIMEOUT = 600.0
 # Everything else on the control plane answers at once or is in trouble.

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 # Seconds. Connecting: a server on its way up is waited for, a missing one is reported soon.
 CONNECT_TIMEOUT = 3.0
+# A server that was restarted is found again: gRPC tries every second; seconds.
+_RECONNECT = 2.0
 # Building environments: loading a simulator or a dataset may take minutes.
 ENV_START_TIMEOUT = 600.0
 # Everything else on the control plane answers at once or is in trouble.
@@ -160,9 +162,14 @@ class Control:
         try:
             return call()
         except grpc.RpcError as error:
+            failed = self._failed(error)
             if _answered(error):
-                failed = self._failed(error)
                 raise failed from failed.__cause__
+        try:
+            # gRPC fails every call at once until it has tried the connection again; this one waits for that.
+            self._stub.Hello(hello_request(), timeout=_RECONNECT, wait_for_ready=True)
+        except grpc.RpcError:
+            raise failed from None  # the first error says why
         return self._call(call)
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class Shard:
 
 @dataclass
 class Session:
-    """A client's session and its shards; `opening` until all of these are built for the first time."""
+    """A client's session and its shards; `opening` while some of these are being built."""
 
     id: str
     spec: pb.EnvironmentSpec
@@ -91,11 +91,16 @@ class Sessions:
         lost = session.shards.get(shard_id)
         if lost is None:
             raise NotFound(f"session {session_id} has no shard {shard_id!r}")
-        if lost.loss is None:
-            await self._close_shard(lost)
-        (worker,) = self._choose(1)
-        shard = await self._build(session, worker, lost.first, lost.count)
-        self._forget(lost)
+        session.opening = True  # it stays, also where this was its last shard
+        try:
+            if lost.loss is None:
+                await self._close_shard(lost)
+            (worker,) = self._choose(1)
+            shard = await self._build(session, worker, lost.first, lost.count)
+            self._forget(lost)
+        finally:
+            session.opening = False
+            self._drop_if_empty(session)
         return shard
 
     def describe(self, session_id: str, shard_id: str) -> pb.ShardStatus:

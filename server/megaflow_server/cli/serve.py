@@ -11,39 +11,45 @@ import typer
 
 from megaflow_server.cli.errors import USAGE, fail
 
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDR",
+        help="host:port or unix:/path; several are fine. Port 0 chooses a free one. "
+        "Default: 127.0.0.1:7447",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that run environments. Default: one per usable CPU"),
+]
+BackendName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What starts workers. Default: process")
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        help="A module that registers environments; several are fine.",
+    ),
+]
+AllowImport = Annotated[
+    bool, typer.Option("--allow-import", help="Let clients name modules to import.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="megaflow.toml; options here win over what it says."),
+]
+
 
 def serve(
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ADDR",
-            help="host:port or unix:/path; several are fine. Port 0 chooses a free one. "
-            "Default: 127.0.0.1:7447",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that run environments. Default: one per usable CPU"),
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="What starts workers. Default: process"),
-    ] = None,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--import",
-            metavar="MODULE",
-            help="A module that registers environments; several are fine.",
-        ),
-    ] = None,
-    allow_import: Annotated[
-        bool, typer.Option("--allow-import", help="Let clients name modules to import.")
-    ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="megaflow.toml; options here win over what it says."),
-    ] = None,
+    listen: Listen = None,
+    workers: Workers = None,
+    backend: BackendName = None,
+    modules: Modules = None,
+    allow_import: AllowImport = False,
+    config: ConfigFile = None,
 ) -> None:
     """Serve environments until Ctrl-C or SIGTERM."""
     # megaflow switches gRPC's fork handlers on, for clients; in a server they would stop environments

@@ -175,9 +175,7 @@ class Session:
                 self.wait(shard, sequence)
             except SessionLost:
                 continue
-            except (
-                Exception
-            ) as error:  # whatever the environment's close raised is the caller's to see
+            except Exception as error:  # the environment's own, for the caller to see
                 errors.append(error)
         return errors
 

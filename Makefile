@@ -6,12 +6,17 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 BIN := .venv/bin
 COMPAT := oldest middle
 
-.PHONY: demo test test-compat test-adapters faults lint format stubs stubs-check bench fuzz venv clean
+# Tests start hundreds of processes: each would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-compat test-adapters faults simulate lint format stubs stubs-check bench fuzz venv clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
+# What reads our exports and speaks to our gateway is installed in this set alone.
 test: lint
+	MEGAFLOW_TEST_REQUIRE="$(MEGAFLOW_TEST_REQUIRE),anthropic,atif,datasets,openai,pandas" \
 	MEGAFLOW_TEST_VERSIONS=newest $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Without what no version of a dependency changes; see tests/conftest.py.
@@ -19,6 +24,20 @@ test-compat: $(COMPAT:%=pytest-%)
 
 pytest-%: .venv-%/installed
 	MEGAFLOW_TEST_VERSIONS=$* .venv-$*/bin/python -m pytest $(PYTEST_ARGS) $(SUITE_$*)
+
+# Whole but for what is the same on any version of a dependency: sandboxes and their pools, what the operating system
+# alone is asked for, simulations and other arithmetic of the orchestrator, what becomes of workers that hang, leak or
+# leave something behind, and whether our own checks would notice a bug.
+SUITE_oldest := $(addprefix --ignore=tests/,egress pool sandbox $(addprefix faults/test_, \
+	containers_left.py ended_sessions.py hanging_steps.py leaking_workers.py processes_left.py \
+	programs_of_environments.py silent_workers.py step_deadlines.py workers_stopped.py) \
+	$(addprefix environments_suite/test_,forked_sandboxes.py kept_episodes.py looks_inside.py \
+	sandboxes_behind_servers.py shipped_tasks.py snapshots.py verdicts.py) \
+	$(addprefix orchestrator/test_,capacity.py fairness.py lease_watch.py packing.py simulation.py store_crowd.py \
+	turns.py) backends/test_fake_backend.py backends/test_linux.py backends/test_process_backend.py \
+	cli/test_serve_failures.py cli/test_shipped_tasks_run.py) \
+	$(addprefix --deselect=tests/orchestrator/test_stores.py::test_, \
+	a_store_that_differs_is_noticed examples_go_everywhere)
 
 # This set has another protobuf than the newest, and is the same otherwise.
 SUITE_middle := $(addprefix tests/,protocol transport worker gateway hostile)
@@ -30,9 +49,9 @@ test-adapters: frameworks-adapters frameworks-rllib
 frameworks-%: .venv-%/installed-with-torch
 	MEGAFLOW_TEST_REQUIRE="$(FRAMEWORKS_$*)" .venv-$*/bin/python -m pytest $(PYTEST_ARGS) tests/adapters
 
-FRAMEWORKS_adapters := dmenv,pettingzoo,sb3,tianshou,torchrl
+FRAMEWORKS_adapters := dmenv,miniswe,pettingzoo,sb3,tianshou,torchrl,transformers
 FRAMEWORKS_rllib := rllib
-EXTRAS_adapters := dm-env,pettingzoo,sb3,tianshou,torchrl
+EXTRAS_adapters := dm-env,mini-swe-agent,pettingzoo,sb3,tianshou,torchrl,transformers
 EXTRAS_rllib := rllib
 
 # torch first, in exactly the version there is a small build of: a looser one brings gigabytes for GPUs.
@@ -46,6 +65,11 @@ EXTRAS_rllib := rllib
 # The suite strikes at a few random points of each kind of fault; this at a hundred, and says what came of them.
 faults: .venv/installed
 	MEGAFLOW_TEST_FAULT_POINTS=100 $(BIN)/python -m pytest $(PYTEST_ARGS) -rP -k points tests/faults
+
+# Runs of the orchestrator with seeded faults, each seed another; the suite has 2,000.
+SEEDS ?= 10000
+simulate: .venv/installed
+	PYTHONPATH=server $(BIN)/python -m megaflow_server.orchestrator.simulation $(SEEDS)
 
 lint: .venv/installed
 	$(BIN)/ruff check

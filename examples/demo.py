@@ -1,8 +1,10 @@
 """Trains CartPole in environments behind a server, and kills one of the server's workers meanwhile.
 
 Sixty-four candidate policies are evaluated at once, one in each remote environment, and the next sixty-four
-are drawn around the best of them (the cross-entropy method). Ends with the policy's mean return over 100
-episodes, with exit status 1 where that is below CartPole's threshold, and with what remote steps cost.
+are drawn around the best of them (the cross-entropy method). Says the policy's mean return over 100 episodes, and
+what remote steps cost. Then the tasks that megaflow ships go through the same server: the agent that knows each
+one's solution must score 1, and the one that does nothing 0. Exit status 1 where either is not so, or the mean
+return is below CartPole's threshold.
 
     python examples/demo.py
 """
@@ -14,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -35,6 +38,8 @@ ELITE = 10
 KILL_GENERATION, KILL_STEP = GENERATIONS // 2, 20
 EPISODES = 100
 REWARD_THRESHOLD = 475.0
+TASKS = ("megaflow:terminal", "megaflow:swe")
+SCORES = {"oracle": 1.0, "nop": 0.0}
 
 MEGAFLOW = str(Path(sys.executable).with_name("megaflow"))
 
@@ -56,32 +61,43 @@ def main() -> int:
             mean_return = evaluate(envs, policy)
         console.print(f"Mean return over {EPISODES} episodes: {mean_return:.1f}")
         options = ["--num-envs", str(NUM_ENVS), "--seconds", "0.5", "--repeats", "3"]
-        subprocess.run([MEGAFLOW, "bench", "vector", *options, "--server", address], check=True)
-    return 0 if mean_return >= REWARD_THRESHOLD else 1
+        command("bench", "vector", *options, "--server", address)
+        right = [run_tasks(address, agent, score) for agent, score in SCORES.items()]
+    return 0 if mean_return >= REWARD_THRESHOLD and all(right) else 1
 
 
 @contextmanager
 def server() -> Iterator[tuple[str, int]]:
-    """A server with two workers: its address and its process id. Ended on the way out."""
-    command = [MEGAFLOW, "serve", "--listen", "127.0.0.1:0", "--workers", "2"]
-    # In a session of its own, so that Ctrl-C reaches this script alone, which then ends the server.
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    """A server with two workers, and a runner: its address and its process id. Ended on the way out."""
+    with tempfile.TemporaryDirectory(prefix="megaflow-demo-") as folder, serving(folder) as process:
         try:
             assert process.stdout is not None
-            yield address_in(process.stdout), process.pid
+            yield address_in(process.stdout, Path(folder, "log")), process.pid
         finally:
             process.terminate()
             process.wait()
 
 
-def address_in(lines: Iterator[str]) -> str:
+def serving(folder: str) -> subprocess.Popen[str]:
+    serve = [MEGAFLOW, "serve", "--listen", "127.0.0.1:0", "--workers", "2"]
+    serve += ["--store", f"sqlite:///{folder}/tasks.db", "--concurrency", "4"]
+    with Path(folder, "log").open("w") as log:  # what it logs would come between live tables
+        return subprocess.Popen(
+            serve,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            # So that Ctrl-C reaches this script alone, which then ends the server.
+            start_new_session=True,
+        )
+
+
+def address_in(lines: Iterator[str], log: Path) -> str:
     """Where the server says that it serves, once it does."""
     for line in lines:
         if found := re.match(r"Serving environments at (\S+)", line):
             return found[1]
-    raise SystemExit("the server ended before it served")
+    raise SystemExit(f"the server ended before it served: {log.read_text()}")
 
 
 def worker_pids(server_pid: int) -> list[int]:
@@ -96,6 +112,27 @@ def kill_worker(server_pid: int) -> None:
     victim = worker_pids(server_pid)[0]
     os.kill(victim, signal.SIGKILL)
     console.print(f"SIGKILL to worker process {victim}, within generation {KILL_GENERATION}")
+
+
+def run_tasks(address: str, agent: str, score: float) -> bool:
+    """Runs every shipped task with an agent, and prints the report; whether each has the score."""
+    datasets = [word for name in TASKS for word in ("--dataset", name)]
+    at = ["--server", address]
+    console.print(f"\nThe shipped tasks with the agent {agent!r}:")
+    command("run", *datasets, "--agent", agent, "--name", agent, *at)
+    command("report", agent, *at)
+    with megaflow.Client(address) as client:
+        return all(result.reward == score for result in client.job(agent).results())
+
+
+def command(*arguments: str) -> None:
+    """Runs `megaflow ARGUMENTS…`; it is ended where this script is."""
+    process = subprocess.Popen([MEGAFLOW, *arguments])
+    try:
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
 
 
 @dataclass

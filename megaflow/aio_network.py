@@ -16,14 +16,13 @@ from megaflow import embedded, leases
 from megaflow.embedded import EmbeddedServer
 from megaflow.network import Keeper, Metadata, Verdict
 from megaflow.protocol import megaflow_pb2 as pb
-from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.transport import handshake
 from megaflow.transport.aio_connections import GrpcConnection, SocketConnection
 from megaflow.transport.aio_stream import AioShardChannel, wait_any
 from megaflow.transport.channels import aio_channel
 from megaflow.transport.control import Control
 from megaflow.transport.credentials import Target, Tls
-from megaflow.transport.io import BlockingCaller, Caller, ShardIO, run, shown
+from megaflow.transport.io import BlockingCaller, Caller, ShardIO, run, shown, stubs
 from megaflow.transport.machine import Verb
 from megaflow.transport.slots import Lent, slots_for
 
@@ -35,7 +34,7 @@ class AioCaller:
         self._target = target
         self._channel = aio_channel(target)
         self._metadata = target.metadata
-        self._stub = pb_grpc.GatewayStub(self._channel)
+        self._stubs = stubs(self._channel)
 
     async def call(
         self,
@@ -45,12 +44,15 @@ class AioCaller:
         timeout: float | None,
         wait_for_ready: bool = False,
     ) -> Any:
-        return await getattr(self._stub, method)(
+        return await self._stubs[method](
             request,
             timeout=timeout,
             wait_for_ready=wait_for_ready,
             metadata=shown(self._metadata, request),
         )
+
+    def stream(self, method: str, requests: Any) -> Any:
+        return self._stubs[method](requests, metadata=self._metadata)
 
     async def explain(self) -> str | None:
         return await asyncio.to_thread(handshake.explain, self._target)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from gymnasium.vector import AutoresetMode
 
 from megaflow.aio_network import AioNetwork
 from megaflow.async_env import AsyncRemoteEnv
+from megaflow.async_job import AsyncJob
 from megaflow.async_vector import AsyncRemoteVectorEnv
 from megaflow.catalogue import EnvironmentInfo, register_catalogue
 from megaflow.connection import Connection, connect
@@ -20,7 +21,15 @@ from megaflow.credentials import Credentials
 from megaflow.deadlines import ENV_START_TIMEOUT, OnStepTimeout
 from megaflow.env_core import EnvCore
 from megaflow.errors import FailedPrecondition
+from megaflow.forking import no_fork
+from megaflow.inside import AsyncTerminal, SandboxInfo, beginning, result_of, running
+from megaflow.job_calls import JobCalls, Places, Tasks, cancel_task, explain_task, jobs, submit
+from megaflow.keeping import KEEP_FOR, Keep
+from megaflow.pools import PoolInfo, preparing, preparing_env
+from megaflow.rollouts import AsyncRollouts, RolloutOptions, rollout_calls
+from megaflow.sandbox import OUTPUT_LIMIT, ExecResult
 from megaflow.specs import EnvironmentLike, WrapperLike
+from megaflow.task import JobStatus, Task, TaskStatus
 from megaflow.transport.credentials import TlsOption
 from megaflow.vector_core import VectorCore
 from megaflow.vector_options import InfoMode, OnLost, Parallel, VectorOptions
@@ -72,6 +81,28 @@ class AsyncClient:
         """Registers every environment of this server with gymnasium; see `megaflow.Client.register_envs`."""
         return register_catalogue(await self.envs(), namespace, (await self._open()).address)
 
+    async def pools(self) -> list[PoolInfo]:
+        """The server's pools of sandboxes, by template and image."""
+        return PoolInfo.all_of(await (await self._open()).pools())
+
+    async def prepare(self, template: str, count: int, *, image: str | None = None) -> PoolInfo:
+        """Have so many sandboxes of a template made ready; see `megaflow.Client.prepare`."""
+        request = preparing(template, count, image)
+        return PoolInfo.of(await (await self._open()).prepare_pool(request))
+
+    async def prepare_env(
+        self,
+        env_id: EnvironmentLike,
+        count: int,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        wrappers: Sequence[WrapperLike] = (),
+    ) -> list[PoolInfo]:
+        """Have the sandboxes of so many sessions made ready; see `megaflow.Client.prepare_env`."""
+        connection = await self._open()
+        request = preparing_env(connection, env_id, count, env_kwargs, wrappers)
+        return PoolInfo.all_of(await connection.prepare_environment(request))
+
     async def make(
         self,
         env_id: EnvironmentLike,
@@ -83,6 +114,8 @@ class AsyncClient:
         reset_timeout: float | None = None,
         step_timeout: float | None = None,
         on_step_timeout: OnStepTimeout = "raise",
+        keep: Keep = "none",
+        keep_for: float = KEEP_FOR,
         **kwargs: Any,
     ) -> AsyncRemoteEnv:
         """One environment on this server; takes and raises what `megaflow.make` does, but for "human"."""
@@ -96,8 +129,59 @@ class AsyncClient:
             wrappers=wrappers,
             render_mode=render_mode,
             deadlines=(env_start_timeout, reset_timeout, step_timeout, on_step_timeout),
+            keep=(keep, keep_for),
         )
         return AsyncRemoteEnv(core, env_id)
+
+    async def fork(self, env: AsyncRemoteEnv, n: int) -> list[AsyncRemoteEnv]:
+        """So many environments that go on from where `env` is; see `megaflow.Client.fork`."""
+        address = (await self._open()).address
+        if not isinstance(env, AsyncRemoteEnv) or env._core.address != address:
+            raise no_fork(env)
+        return await env._fork(n)
+
+    async def drop_snapshot(self, snapshot: str) -> None:
+        """Has a snapshot kept no longer; one that is not there is fine."""
+        await (await self._open()).drop_snapshot(snapshot)
+
+    async def sandboxes(self) -> list[SandboxInfo]:
+        """The sandboxes that may be looked into; see `megaflow.Client.sandboxes`."""
+        return SandboxInfo.all_of(await (await self._open()).sandboxes())
+
+    async def drop_sandboxes(self, id: str) -> None:
+        """Let go of what was kept of a session or task; see `megaflow.Client.drop_sandboxes`."""
+        await (await self._open()).drop_sandboxes(id)
+
+    async def run_inside(
+        self,
+        id: str,
+        command: str,
+        *,
+        sandbox: str = "",
+        user: str = "",
+        cwd: str = "",
+        timeout: float | None = None,
+        output_limit: int = OUTPUT_LIMIT,
+    ) -> ExecResult:
+        """Run a command in the sandbox of a session or snapshot; see `megaflow.Client.run_inside`."""
+        asked = running(id, command, sandbox, user, cwd, timeout, output_limit)
+        return result_of(await (await self._open()).run_inside(asked))
+
+    async def terminal(
+        self,
+        id: str,
+        command: str = "",
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm",
+        sandbox: str = "",
+        user: str = "",
+        cwd: str = "",
+    ) -> AsyncTerminal:
+        """A terminal in such a sandbox; see `megaflow.Client.terminal`."""
+        asked = beginning(id, command, rows, columns, term, sandbox, user, cwd)
+        return await AsyncTerminal.open(await self._open(), asked)
 
     async def make_vec(
         self,
@@ -142,6 +226,54 @@ class AsyncClient:
         connection = (await self._open()).share()
         core = await VectorCore.open(AsyncRemoteVectorEnv.__name__, connection, options)
         return AsyncRemoteVectorEnv(core, options)
+
+    async def submit(
+        self,
+        tasks: Iterable[Task] | AsyncIterable[Task],
+        *,
+        samples: int = 1,
+        name: str = "",
+        seed: int | None = None,
+        deadline: float | None = None,
+        only: Places | None = None,
+        manifest: Callable[[str], bytes] | None = None,
+        max_cost: float | None = None,
+        unpriced: bool = False,
+    ) -> AsyncJob:
+        """Submit tasks as one job; see `megaflow.Client.submit`."""
+        calls = await submit(
+            self._open,
+            tasks,
+            samples=samples,
+            name=name,
+            seed=seed,
+            deadline=deadline,
+            only=only,
+            manifest=manifest,
+            max_cost=max_cost,
+            unpriced=unpriced,
+        )
+        return AsyncJob(calls)
+
+    def rollouts(self, tasks: Tasks, **options: Unpack[RolloutOptions]) -> AsyncRollouts:
+        """See `megaflow.Client.rollouts`."""
+        return AsyncRollouts(rollout_calls(self._open, tasks, options))
+
+    async def job(self, job: str) -> AsyncJob:
+        """A job of this tenant by its id, or the newest of a name. Raises NotFound."""
+        return AsyncJob(await JobCalls.find(self._open, job))
+
+    async def jobs(self) -> list[JobStatus]:
+        """This tenant's jobs, the newest first; a hundred at most."""
+        return await jobs(self._open)
+
+    async def why(self, task_id: str) -> TaskStatus:
+        """Where a task is, what it waits for, and how it came there. Raises NotFound."""
+        return await explain_task(self._open, task_id)
+
+    async def cancel_task(self, task_id: str, reason: str = "") -> TaskStatus:
+        """Cancel one task; one that has ended stays as it is. Raises NotFound."""
+        return await cancel_task(self._open, task_id, reason)
 
     async def close(self) -> None:
         """Gives the connection back. Idempotent."""

@@ -12,6 +12,8 @@ from gymnasium.utils import seeding
 
 from megaflow.env import name_of
 from megaflow.env_core import EnvCore
+from megaflow.forking import forked
+from megaflow.keeping import KEEP_FOR, kept_seconds
 from megaflow.specs import EnvironmentLike
 
 
@@ -41,6 +43,11 @@ class AsyncRemoteEnv:
         self.remote_spec = found.remote_spec
         self.spec = core.spec
 
+    @property
+    def session_id(self) -> str:
+        """Of its session, for `megaflow shell`. Raises ClosedEnvironmentError after `close`."""
+        return self._core.session.id
+
     @contextmanager
     def _alone(self, call: str) -> Iterator[None]:
         if self._pending is not None:
@@ -65,6 +72,20 @@ class AsyncRemoteEnv:
     async def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         with self._alone("step"):
             return await self._core.step(action)
+
+    async def snapshot(self, *, keep_for: float = KEEP_FOR) -> str:
+        """See `RemoteEnv.snapshot`."""
+        with self._alone("snapshot"):
+            return await self._core.snapshot(kept_seconds("keep_for", keep_for))
+
+    async def keep_sandbox(self, seconds: float = KEEP_FOR, *, lost_only: bool = False) -> None:
+        """See `RemoteEnv.keep_sandbox`."""
+        await self._core.keep_sandbox(seconds, lost_only=lost_only)
+
+    async def _fork(self, count: int) -> list[AsyncRemoteEnv]:
+        with self._alone("fork"):
+            cores = await forked(self._core, count)
+        return [AsyncRemoteEnv(core, self._env_id) for core in cores]
 
     async def render(self) -> Any:
         return await self.call("render")

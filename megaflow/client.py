@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 
 from megaflow.catalogue import EnvironmentInfo, register_catalogue
 from megaflow.connection import Connection, connect
-from megaflow.contract import ObservationMode
 from megaflow.credentials import Credentials
-from megaflow.deadlines import ENV_START_TIMEOUT, OnStepTimeout
 from megaflow.env import RemoteEnv
 from megaflow.errors import FailedPrecondition
+from megaflow.forking import no_fork
+from megaflow.inside import SandboxInfo, Terminal, beginning, result_of, running
+from megaflow.job import Job
+from megaflow.job_calls import JobCalls, Places, cancel_task, explain_task, jobs, submit
+from megaflow.making import make, make_vec
 from megaflow.network import BlockingNetwork
+from megaflow.pools import PoolInfo, preparing, preparing_env
+from megaflow.rollouts import RolloutOptions, Rollouts, rollout_calls
+from megaflow.sandbox import OUTPUT_LIMIT, ExecResult
 from megaflow.specs import EnvironmentLike, WrapperLike
+from megaflow.task import JobStatus, Task, TaskStatus
 from megaflow.transport.credentials import TlsOption
 from megaflow.transport.io import run
-from megaflow.vector import RemoteVectorEnv
-from megaflow.vector_options import InfoMode, OnLost, Parallel
 
 
 class Client:
@@ -67,6 +72,52 @@ class Client:
         """The environments that the server has registered, by id."""
         return [EnvironmentInfo.of(info) for info in run(self._open.environments())]
 
+    def pools(self) -> list[PoolInfo]:
+        """The server's pools of sandboxes, by template and image."""
+        return PoolInfo.all_of(run(self._open.pools()))
+
+    def prepare(self, template: str, count: int, *, image: str | None = None) -> PoolInfo:
+        """Have so many sandboxes of a template made ready, for sessions that will be opened soon.
+
+        Returns once its image is at hand and their creation has begun; those that nobody has asked for within
+        10 minutes go again. It takes the place of what was said before; 0 takes that back.
+
+        Args:
+            template: a name of the server's configuration.
+            image: where the template names none.
+
+        Returns:
+            The template's pool: how many are ready, and how many are on their way.
+
+        Raises:
+            NotFound: the server has no such template, or there is no such image.
+            FailedPrecondition: the template cannot be used on this server.
+        """
+        request = preparing(template, count, image)
+        return PoolInfo.of(run(self._open.prepare_pool(request)))
+
+    def prepare_env(
+        self,
+        env_id: EnvironmentLike,
+        count: int,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        wrappers: Sequence[WrapperLike] = (),
+    ) -> list[PoolInfo]:
+        """Have the sandboxes made ready of so many sessions of an environment that will be opened soon.
+
+        It asks the environment what it will want with these arguments, and is otherwise as `prepare`.
+
+        Returns:
+            The pools that they come from.
+
+        Raises:
+            FailedPrecondition: it wants no sandbox.
+        """
+        connection = self._open
+        request = preparing_env(connection, env_id, count, env_kwargs, wrappers)
+        return PoolInfo.all_of(run(connection.prepare_environment(request)))
+
     def make(
         self,
         env_id: EnvironmentLike,
@@ -97,6 +148,90 @@ class Client:
         credentials = self._credentials.as_kwargs()
         return make_vec(env_id, num_envs, server=self._address, **credentials, **options)
 
+    def fork(self, env: gym.Env[Any, Any], n: int) -> list[RemoteEnv]:
+        """So many environments that go on from where `env` is, each in a session of its own.
+
+        They need no reset: the next step is one of the same episode. With the same actions they give the same
+        observations as `env`, which goes on by itself.
+
+        Args:
+            env: of this server; where it is wrapped on this side, the new ones are not.
+
+        Raises:
+            InvalidArgument: it is none of this server's, or of this client's kind.
+            FailedPrecondition: no snapshot can be made of it; see `RemoteEnv.snapshot`.
+        """
+        remote = env.unwrapped
+        if not isinstance(remote, RemoteEnv) or remote._live.address != self._address:
+            raise no_fork(env)
+        return remote._fork(n)
+
+    def drop_snapshot(self, snapshot: str) -> None:
+        """Has a snapshot kept no longer; one that is not there is fine."""
+        run(self._open.drop_snapshot(snapshot))
+
+    def sandboxes(self) -> list[SandboxInfo]:
+        """The sandboxes that may be looked into: those of this principal's sessions, tasks and snapshots.
+
+        Those that outlived their sessions are among them; see `keep` of `megaflow.RemoteEnv`.
+        Everybody's for a token with the scope admin.
+        """
+        return SandboxInfo.all_of(run(self._open.sandboxes()))
+
+    def drop_sandboxes(self, id: str) -> None:
+        """Let go of what outlived a session, by its id or its task's; none that are there is fine."""
+        run(self._open.drop_sandboxes(id))
+
+    def run_inside(
+        self,
+        id: str,
+        command: str,
+        *,
+        sandbox: str = "",
+        user: str = "",
+        cwd: str = "",
+        timeout: float | None = None,
+        output_limit: int = OUTPUT_LIMIT,
+    ) -> ExecResult:
+        """Run a command in the sandbox of a session, or in one that is made of a snapshot for it.
+
+        A sandbox that was looked into is not used again after its session.
+
+        Args:
+            id: of the session, of the task that it is for, or of the snapshot.
+            sandbox: which of them, where there are several: see `sandboxes`.
+            user, cwd, timeout, output_limit: as in `Sandbox.exec`; without a user, whom its phase has.
+
+        Raises:
+            NotFound, PermissionDenied, SessionLost: there is no such session or snapshot of this principal's.
+            FailedPrecondition: its environment has no sandbox.
+            InvalidArgument: it has several.
+        """
+        asked = running(id, command, sandbox, user, cwd, timeout, output_limit)
+        return result_of(run(self._open.run_inside(asked)))
+
+    def terminal(
+        self,
+        id: str,
+        command: str = "",
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm",
+        sandbox: str = "",
+        user: str = "",
+        cwd: str = "",
+    ) -> Terminal:
+        """A terminal in such a sandbox, and a shell or a command at it; else as `run_inside`.
+
+        What runs at a terminal that is closed gets SIGHUP.
+
+        Args:
+            term: what $TERM is there.
+        """
+        asked = beginning(id, command, rows, columns, term, sandbox, user, cwd)
+        return Terminal(self._open, asked)
+
     def register_envs(self, namespace: str = "remote") -> list[str]:
         """Registers every environment of this server with gymnasium, as `namespace/id`.
 
@@ -110,6 +245,90 @@ class Client:
             InvalidArgument: an id is taken by something else; nothing is registered then.
         """
         return register_catalogue(self.envs(), namespace, self._address)
+
+    def submit(
+        self,
+        tasks: Iterable[Task],
+        *,
+        samples: int = 1,
+        name: str = "",
+        seed: int | None = None,
+        deadline: float | None = None,
+        only: Places | None = None,
+        manifest: Callable[[str], bytes] | None = None,
+        max_cost: float | None = None,
+        unpriced: bool = False,
+    ) -> Job:
+        """Submit tasks as one job; once this returns, the job survives whatever ends.
+
+        Tasks are taken from an iterable as fast as the server stores them, tens of thousands in one call, and may
+        start before the last is there.
+
+        Args:
+            samples: how often each is executed, apart; a million tasks at most, samples included.
+            name: what `Client.job` takes besides its id; the newest of a name is found.
+            seed: every task's follows from it; None: a new one, told by `Job.status`.
+            deadline: seconds from now by which all of it has ended; None: no limit.
+            only: these samples alone, as (index of the task, sample), with the seeds that they have among all;
+                None: all.
+            manifest: gives what `Job.manifest` is to give, for the job's id; it is kept before the first task is.
+            max_cost: USD; once calls of models have cost so much, no more attempts begin, and the calls of those
+                that run are refused; None: no limit.
+            unpriced: whether models without a price may be called though `max_cost` is set.
+
+        Raises:
+            InvalidArgument, NotFound: names the task and the field; the job is cancelled then.
+            FailedPrecondition: the server keeps no tasks, or an idempotency key was used for another task.
+        """
+        return Job(
+            run(
+                submit(
+                    self._opened,
+                    tasks,
+                    samples=samples,
+                    name=name,
+                    seed=seed,
+                    deadline=deadline,
+                    only=only,
+                    manifest=manifest,
+                    max_cost=max_cost,
+                    unpriced=unpriced,
+                )
+            )
+        )
+
+    def rollouts(self, tasks: Iterable[Task], **options: Unpack[RolloutOptions]) -> Rollouts:
+        """Groups of rollouts for a trainer, each as soon as it is done.
+
+        A group is `group_size` samples of one task that have a reward. Tasks are taken from the iterable, which
+        may be endless, as groups are taken from this; a trainer that is busy is not run ahead of.
+
+        Args:
+            options: see `megaflow.rollouts.RolloutOptions`.
+
+        Raises:
+            InvalidArgument: names the option.
+        """
+        return Rollouts(rollout_calls(self._opened, tasks, options))
+
+    def job(self, job: str) -> Job:
+        """A job of this tenant by its id, or the newest of a name. Raises NotFound."""
+        return Job(run(JobCalls.find(self._opened, job)))
+
+    def jobs(self) -> list[JobStatus]:
+        """This tenant's jobs, the newest first; a hundred at most."""
+        return run(jobs(self._opened))
+
+    def why(self, task_id: str) -> TaskStatus:
+        """Where a task is, what it waits for, and how it came there. Raises NotFound."""
+        return run(explain_task(self._opened, task_id))
+
+    def cancel_task(self, task_id: str, reason: str = "") -> TaskStatus:
+        """Cancel one task; one that has ended stays as it is. Raises NotFound."""
+        return run(cancel_task(self._opened, task_id, reason))
+
+    async def _opened(self) -> Connection:
+        return self._open
 
     @property
     def _address(self) -> str | None:
@@ -132,125 +351,3 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def make(
-    env_id: EnvironmentLike,
-    *,
-    server: str | None = None,
-    token: str | None = None,
-    tls: TlsOption = None,
-    env_kwargs: Mapping[str, Any] | None = None,
-    wrappers: Sequence[WrapperLike] = (),
-    render_mode: str | None = None,
-    env_start_timeout: float | None = ENV_START_TIMEOUT,
-    reset_timeout: float | None = None,
-    step_timeout: float | None = None,
-    on_step_timeout: OnStepTimeout = "raise",
-    **kwargs: Any,
-) -> gym.Env[Any, Any]:
-    """An environment that runs behind a server, as `gymnasium.make` gives one that runs here.
-
-    Args:
-        env_id: an id of the server, `module:Env-v0`, or `module:attribute`; for an embedded server also a
-            class, a function or an EnvSpec of this script.
-        server: a gRPC target (`host:port`, `unix:/path`), "inline" to run it in this process, or None for
-            `$MEGAFLOW_SERVER` or an embedded server.
-        env_kwargs: arguments of the environment; further keyword arguments are added to them.
-        wrappers: applied where the environment runs, innermost first: `module:attribute`, WrapperSpec, or
-            (embedded) a class or function.
-        render_mode: the environment's; "human" is shown by this process.
-        token: shown to the server; None: `$MEGAFLOW_TOKEN`, that of an open `Client` for this server, or the
-            one that this user's server on this host has left. Never part of the environment's spec.
-        tls: True, or a file of authorities (PEM) that may have signed the server's certificate; None: as for
-            `token`, else none on this host, and the system's authorities elsewhere; False: no TLS.
-        env_start_timeout, reset_timeout, step_timeout: seconds that building the environment (600), a reset
-            and a step (both: as long as it takes) may take; None: as long as it takes. See `RemoteEnv`.
-        on_step_timeout: what is done about a step that takes longer: "raise", "wait" or "truncate". See `RemoteEnv`.
-
-    Returns:
-        A `RemoteEnv`, within gymnasium's HumanRendering where render_mode is "human".
-
-    Raises:
-        NotFound: the server has no such environment; says which come close.
-        Unavailable: no server answers; says how to start one.
-        Unauthenticated, PermissionDenied: the token is unknown, or opens something else.
-    """
-    human = render_mode == "human"
-    env: gym.Env[Any, Any] = RemoteEnv(
-        env_id,
-        server,
-        env_kwargs=env_kwargs,
-        wrappers=wrappers,
-        render_mode="rgb_array" if human else render_mode,
-        env_start_timeout=env_start_timeout,
-        reset_timeout=reset_timeout,
-        step_timeout=step_timeout,
-        on_step_timeout=on_step_timeout,
-        connection=_dialled(server, token, tls),
-        **kwargs,
-    )
-    return gym.wrappers.HumanRendering(env) if human else env
-
-
-def make_vec(
-    env_id: EnvironmentLike | Sequence[EnvironmentLike],
-    num_envs: int | None = None,
-    *,
-    server: str | None = None,
-    token: str | None = None,
-    tls: TlsOption = None,
-    env_kwargs: Mapping[str, Any] | None = None,
-    per_env_kwargs: Sequence[Mapping[str, Any]] | None = None,
-    wrappers: Sequence[WrapperLike] = (),
-    autoreset_mode: AutoresetMode | str | None = None,
-    observation_mode: ObservationMode = "same",
-    vectorization_mode: str = "sync",
-    on_lost: OnLost = "raise",
-    lost_reward: float = 0.0,
-    render_mode: str | None = None,
-    env_start_timeout: float | None = ENV_START_TIMEOUT,
-    reset_timeout: float | None = None,
-    step_timeout: float | None = None,
-    on_step_timeout: OnStepTimeout = "raise",
-    parallel: Parallel = "none",
-    info_mode: InfoMode = "batched",
-    **kwargs: Any,
-) -> VectorEnv[Any, Any, Any]:
-    """A vector environment that runs behind a server, sharded over its workers.
-
-    `RemoteVectorEnv` says what each argument does; `env_id`, `server`, `token`, `tls`, `env_kwargs` and
-    `wrappers` are as in `make`.
-
-    Returns:
-        A `RemoteVectorEnv`, within gymnasium's vector HumanRendering where render_mode is "human".
-    """
-    human = render_mode == "human"
-    envs: VectorEnv[Any, Any, Any] = RemoteVectorEnv(
-        env_id,
-        num_envs,
-        server,
-        env_kwargs=env_kwargs,
-        per_env_kwargs=per_env_kwargs,
-        env_wrappers=wrappers,
-        autoreset_mode=autoreset_mode,
-        observation_mode=observation_mode,
-        env_vectorization_mode=vectorization_mode,
-        on_lost=on_lost,
-        lost_reward=lost_reward,
-        render_mode="rgb_array" if human else render_mode,
-        env_start_timeout=env_start_timeout,
-        reset_timeout=reset_timeout,
-        step_timeout=step_timeout,
-        on_step_timeout=on_step_timeout,
-        parallel=parallel,
-        info_mode=info_mode,
-        connection=_dialled(server, token, tls),
-        **kwargs,
-    )
-    return gym.wrappers.vector.HumanRendering(envs) if human else envs
-
-
-def _dialled(server: str | None, token: str | None, tls: TlsOption) -> Callable[[], Connection]:
-    """How an environment connects, so that neither its arguments nor its spec have the token."""
-    return lambda: run(connect(BlockingNetwork(), server, Credentials(token, tls)))

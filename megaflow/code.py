@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-import cloudpickle  # type: ignore[import-untyped]
-
 from megaflow.errors import InvalidArgument
 
 
@@ -57,10 +55,14 @@ class CodeFolder:
             ) from None
         if hashlib.sha256(data).hexdigest() != name:
             raise InvalidArgument(f"code={name!r}: the file does not have this SHA-256")
+        import cloudpickle  # type: ignore[import-untyped]
+
         return cloudpickle.loads(data)
 
 
 def _pickle(thing: object, path: str) -> bytes:
+    import cloudpickle
+
     # A spawned child's script is called __mp_main__ there, a name that means nothing to a worker.
     main = sys.modules.get("__mp_main__")
     if main is not None:

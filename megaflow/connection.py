@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
+import grpc
+from google.protobuf.message import Message
+
 from megaflow import embedded
 from megaflow.code import CodeStore
 from megaflow.credentials import NO_CREDENTIALS, Credentials
@@ -32,6 +35,18 @@ class Connection(Protocol):
 
     async def environments(self) -> list[pb.EnvironmentInfo]: ...
 
+    async def ask(self, method: str, request: Message, *, wait: float = 0.0) -> Any:
+        """The answer of a method of the service of tasks, which may take so long; see `Control.ask`."""
+        ...
+
+    async def pools(self) -> pb.ListPoolsResponse: ...
+
+    async def prepare_pool(self, request: pb.PreparePoolRequest) -> pb.PoolStatus: ...
+
+    async def prepare_environment(
+        self, request: pb.PrepareEnvironmentRequest
+    ) -> pb.ListPoolsResponse: ...
+
     async def open_session(
         self, spec: pb.EnvironmentSpec, deadlines: Deadlines
     ) -> pb.OpenSessionResponse: ...
@@ -57,6 +72,30 @@ class Connection(Protocol):
         given_up: str = "",
     ) -> pb.Shard:
         """A shard in place of one that was lost, or (for this reason) given up."""
+        ...
+
+    async def keep_snapshot(self, request: pb.KeepSnapshotRequest) -> str: ...
+
+    async def restore_snapshot(
+        self, request: pb.RestoreSnapshotRequest, end: float | None
+    ) -> pb.RestoreSnapshotResponse: ...
+
+    async def drop_snapshot(self, snapshot_id: str) -> None: ...
+
+    async def sandboxes(self) -> pb.ListSandboxesResponse: ...
+
+    async def keep_sandboxes(self, request: pb.KeepSandboxesRequest) -> None: ...
+
+    async def drop_sandboxes(self, id_: str) -> None: ...
+
+    async def run_inside(self, request: pb.RunInsideRequest) -> pb.RunInsideResponse: ...
+
+    def terminal(self, inputs: Any) -> Any:
+        """See `Control.terminal`."""
+        ...
+
+    def failed(self, error: grpc.RpcError) -> Exception:
+        """See `Control.failed`."""
         ...
 
     async def attach(self, session_id: str, shard: pb.Shard, end: float | None) -> ShardIO: ...

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from megaflow.code import CodeFolder
-from megaflow.errors import Unavailable
+from megaflow.errors import InvalidArgument, Unavailable
 
 # Names the folder of a running embedded server, for spawned children.
 FOLDER_VARIABLE = "MEGAFLOW_EMBEDDED"
@@ -114,7 +114,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 def ensure() -> EmbeddedServer:
     """The embedded server of this process and its relatives, started where there is none.
 
-    Raises Unavailable with what the server printed where it does not start.
+    Raises Unavailable with what the server printed where it does not start, and InvalidArgument where its
+    configuration has a fault.
     """
     global _server
     with _lock:
@@ -201,7 +202,12 @@ def _start() -> EmbeddedServer:
     with printed, process.stdout:
         if not answer.startswith(_ANSWER):
             raise _did_not_start(process, answer, printed)
-    folder = Path(json.loads(answer.removeprefix(_ANSWER))["folder"])
+    said = json.loads(answer.removeprefix(_ANSWER))
+    if "refused" in said:
+        process.stdin.close()
+        process.wait()
+        raise InvalidArgument(said["refused"])
+    folder = Path(said["folder"])
     os.environ[FOLDER_VARIABLE] = str(folder)
     return EmbeddedServer(folder, process=process, connection=_hold(folder))
 

@@ -12,6 +12,8 @@ from gymnasium.envs.registration import EnvSpec
 from megaflow.connection import Connection, connect
 from megaflow.deadlines import ENV_START_TIMEOUT, OnStepTimeout
 from megaflow.env_core import EnvCore
+from megaflow.forking import forked
+from megaflow.keeping import KEEP_FOR, Keep, kept_seconds
 from megaflow.network import BlockingNetwork
 from megaflow.specs import EnvironmentLike, WrapperLike, refuse_secrets
 from megaflow.transport.io import run
@@ -45,6 +47,10 @@ class RemoteEnv(gym.Env[Any, Any]):
         on_step_timeout: what is done about a step that takes longer. "raise": DeadlineExceeded. "wait": it is
             waited for, and a warning says so, once. "truncate": the last observation, reward 0.0, truncated=True,
             and True in info["lost"] and info["step_timeout"]; the next reset makes the environment anew.
+        keep: which sandboxes of it outlive its session, so that somebody can look at them with `megaflow shell`:
+            "none", "all", or those whose last episode "failed": it raised or was lost, its outcome is not valid, or
+            it ended with rewards that come to 0 or less.
+        keep_for: for how many seconds.
 
     Raises (any method):
         SessionLost: the worker died. The next `reset` makes the environment anew.
@@ -70,6 +76,8 @@ class RemoteEnv(gym.Env[Any, Any]):
         reset_timeout: float | None = None,
         step_timeout: float | None = None,
         on_step_timeout: OnStepTimeout = "raise",
+        keep: Keep = "none",
+        keep_for: float = KEEP_FOR,
         connection: Callable[[], Connection] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -77,18 +85,23 @@ class RemoteEnv(gym.Env[Any, Any]):
         self._env_id = env_id
         refuse_secrets(kwargs)
         opened = connection() if connection else run(connect(BlockingNetwork(), server))
-        core = run(
-            EnvCore.open(
-                type(self).__name__,
-                opened,
-                env_id=env_id,
-                env_kwargs=env_kwargs,
-                kwargs=kwargs,
-                wrappers=wrappers,
-                render_mode=render_mode,
-                deadlines=(env_start_timeout, reset_timeout, step_timeout, on_step_timeout),
+        self._use(
+            run(
+                EnvCore.open(
+                    type(self).__name__,
+                    opened,
+                    env_id=env_id,
+                    env_kwargs=env_kwargs,
+                    kwargs=kwargs,
+                    wrappers=wrappers,
+                    render_mode=render_mode,
+                    deadlines=(env_start_timeout, reset_timeout, step_timeout, on_step_timeout),
+                    keep=(keep, keep_for),
+                )
             )
         )
+
+    def _use(self, core: EnvCore) -> None:
         found = core.description
         self.observation_space, self.action_space = found.observation_space, found.action_space
         self.metadata = found.metadata  # type: ignore[misc]
@@ -114,6 +127,49 @@ class RemoteEnv(gym.Env[Any, Any]):
 
     def render(self) -> Any:
         return self.call("render")
+
+    def snapshot(self, *, keep_for: float = KEEP_FOR) -> str:
+        """Keeps on the server what the environment is at the moment, with its wrappers and its sandbox's files.
+
+        `reset(options={"snapshot": id})` goes on from there, of this environment or of one made alike by the
+        same principal: the same actions give the same observations. It returns the observation of that moment
+        and the info {"snapshot": id}.
+
+        Args:
+            keep_for: seconds after which it goes by itself, counted from when it was used last; a day at most.
+
+        Raises:
+            FailedPrecondition: the environment or a wrapper has no `get_state()` and `set_state(state)`, or its
+                sandbox keeps no snapshots.
+            ResetNeeded: before the first reset.
+            ResourceExhausted: there are too many; see `Client.drop_snapshot`.
+        """
+        return run(self._live.snapshot(kept_seconds("keep_for", keep_for)))
+
+    @property
+    def session_id(self) -> str:
+        """Of its session, for `megaflow shell`. Raises ClosedEnvironmentError after `close`."""
+        return self._live.session.id
+
+    def keep_sandbox(self, seconds: float = KEEP_FOR, *, lost_only: bool = False) -> None:
+        """Have the sandbox outlive the session by so many seconds, a day at most; see `keep`.
+
+        What runs in it ends with the session. Of a principal's, the server keeps the last 16, and gives up the oldest
+        where it needs its room for others. Said again, it takes the place of what was said before.
+
+        Args:
+            lost_only: only where it is lost: its worker died, or its client went away.
+        """
+        run(self._live.keep_sandbox(seconds, lost_only=lost_only))
+
+    def _fork(self, count: int) -> list[RemoteEnv]:
+        envs = []
+        for core in run(forked(self._live, count)):
+            env = RemoteEnv.__new__(type(self))
+            env._core, env._env_id = None, self._env_id
+            env._use(core)
+            envs.append(env)
+        return envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the remote environment or of its wrappers; an attribute's value where it is none."""

@@ -8,6 +8,7 @@ MegaflowError
 ├── PermissionDenied      a token that does not open this
 ├── ResourceExhausted     a limit is reached; `retry_after` says when to come back
 ├── FailedPrecondition    right call, wrong moment, or a server that was not started for it
+│   └── BudgetExhausted   calls, tokens, money or time of a task, job or tenant are spent
 ├── Unavailable           the server cannot be reached
 ├── DeadlineExceeded      a named time limit passed
 ├── SessionLost           the process, container or pod that held the session died: infrastructure
@@ -15,7 +16,7 @@ MegaflowError
 └── Superseded            a newer attempt won
 ```
 
-The first eight carry the names of gRPC's status codes. A client never sees a bare `grpc.RpcError`.
+The first eight below the root carry the names of gRPC's status codes. A client never sees a bare `grpc.RpcError`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import ClassVar
 import grpc
 
 __all__ = [
+    "BudgetExhausted",
     "DeadlineExceeded",
     "EnvironmentFailed",
     "FailedPrecondition",
@@ -95,6 +97,15 @@ class ResourceExhausted(MegaflowError):
 
 class FailedPrecondition(MegaflowError):
     """A right call at the wrong moment, or to a server that was not started for it."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class BudgetExhausted(FailedPrecondition):
+    """What a task, job or tenant may spend on models is spent: a limit that was reached, and no failure of anything.
+
+    `retry_after` is set where the budget is one of so much a day.
+    """
 
     status = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -187,6 +198,7 @@ _TREE: tuple[type[MegaflowError], ...] = (
     PermissionDenied,
     ResourceExhausted,
     FailedPrecondition,
+    BudgetExhausted,
     Unavailable,
     DeadlineExceeded,
     SessionLost,

@@ -7,7 +7,12 @@ import secrets
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
+
+import grpc
+from google.protobuf.message import Message
 
 from megaflow import embedded
 from megaflow.code import CodeStore
@@ -37,6 +42,25 @@ ATTACH_TIMEOUT = 30.0
 _DIRECT_TIMEOUT = 2.0
 # Seconds in which a gateway that does not answer is looked for again, before anything is made of it.
 _RECONNECT = 2.0
+
+
+@dataclass(frozen=True)
+class OnBehalf:
+    """What sessions are opened for: a runner says so.
+
+    Attributes:
+        tenant: whose task it is; empty: the caller's own.
+        task: its id.
+        mode: how sandboxes are used: "ephemeral", "persistent", or (empty) as their templates say.
+    """
+
+    tenant: str = ""
+    task: str = ""
+    mode: str = ""
+
+
+_OWN = OnBehalf()
+on_behalf: ContextVar[OnBehalf] = ContextVar("on_behalf", default=_OWN)
 
 
 class GatewayConnection:
@@ -101,6 +125,20 @@ class GatewayConnection:
     async def environments(self) -> list[pb.EnvironmentInfo]:
         return await self._control.environments()
 
+    async def ask(self, method: str, request: Message, *, wait: float = 0.0) -> Any:
+        return await self._control.ask(method, request, wait=wait)
+
+    async def pools(self) -> pb.ListPoolsResponse:
+        return await self._control.pools()
+
+    async def prepare_pool(self, request: pb.PreparePoolRequest) -> pb.PoolStatus:
+        return await self._control.prepare_pool(request)
+
+    async def prepare_environment(
+        self, request: pb.PrepareEnvironmentRequest
+    ) -> pb.ListPoolsResponse:
+        return await self._control.prepare_environment(request)
+
     async def open_session(
         self, spec: pb.EnvironmentSpec, deadlines: Deadlines
     ) -> pb.OpenSessionResponse:
@@ -128,6 +166,8 @@ class GatewayConnection:
     ) -> pb.OpenSessionResponse:
         request.environment.CopyFrom(spec)
         request.client_id = embedded.client_id()
+        behalf = on_behalf.get()
+        request.tenant, request.task, request.mode = behalf.tenant, behalf.task, behalf.mode
         request.env_start_timeout_s = (
             math.inf if deadlines.env_start is None else deadlines.env_start
         )
@@ -150,6 +190,35 @@ class GatewayConnection:
             request_id=request_id, session_id=session_id, shard_id=shard_id, given_up=given_up
         )
         return await self._control.reopen_shard(request, self._env_start.get(session_id), end)
+
+    async def keep_snapshot(self, request: pb.KeepSnapshotRequest) -> str:
+        return await self._control.keep_snapshot(request)
+
+    async def restore_snapshot(
+        self, request: pb.RestoreSnapshotRequest, end: float | None
+    ) -> pb.RestoreSnapshotResponse:
+        return await self._control.restore_snapshot(request, end)
+
+    async def drop_snapshot(self, snapshot_id: str) -> None:
+        await self._control.drop_snapshot(snapshot_id)
+
+    async def sandboxes(self) -> pb.ListSandboxesResponse:
+        return await self._control.sandboxes()
+
+    async def keep_sandboxes(self, request: pb.KeepSandboxesRequest) -> None:
+        await self._control.keep_sandboxes(request)
+
+    async def drop_sandboxes(self, id_: str) -> None:
+        await self._control.drop_sandboxes(id_)
+
+    async def run_inside(self, request: pb.RunInsideRequest) -> pb.RunInsideResponse:
+        return await self._control.run_inside(request)
+
+    def terminal(self, inputs: Any) -> Any:
+        return self._control.terminal(inputs)
+
+    def failed(self, error: grpc.RpcError) -> Exception:
+        return self._control.failed(error)
 
     async def attach(self, session_id: str, shard: pb.Shard, end: float | None) -> ShardIO:
         endpoint = shard.endpoint

@@ -6,6 +6,9 @@ from collections.abc import Coroutine, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast
 
+import grpc
+from google.protobuf.message import Message
+
 from megaflow.code import CodeStore
 from megaflow.deadlines import Deadlines
 from megaflow.errors import FailedPrecondition, InvalidArgument, SessionLost
@@ -49,6 +52,23 @@ class InlineConnection:
     async def environments(self) -> list[pb.EnvironmentInfo]:
         return self._inline.environments()
 
+    async def ask(self, method: str, request: Message, *, wait: float = 0.0) -> Any:
+        raise FailedPrecondition(
+            'server="inline" keeps no tasks: submit them to a server that was started with '
+            "`megaflow serve --store URL`"
+        )
+
+    async def pools(self) -> pb.ListPoolsResponse:
+        raise _no_pools()
+
+    async def prepare_pool(self, request: pb.PreparePoolRequest) -> pb.PoolStatus:
+        raise _no_pools()
+
+    async def prepare_environment(
+        self, request: pb.PrepareEnvironmentRequest
+    ) -> pb.ListPoolsResponse:
+        raise _no_pools()
+
     async def open_session(
         self, spec: pb.EnvironmentSpec, deadlines: Deadlines
     ) -> pb.OpenSessionResponse:
@@ -86,6 +106,35 @@ class InlineConnection:
     ) -> pb.Shard:
         raise InvalidArgument(f"shard {shard_id}: what runs in the calling process is never lost")
 
+    async def keep_snapshot(self, request: pb.KeepSnapshotRequest) -> str:
+        raise _no_snapshots()
+
+    async def restore_snapshot(
+        self, request: pb.RestoreSnapshotRequest, end: float | None
+    ) -> pb.RestoreSnapshotResponse:
+        raise _no_snapshots()
+
+    async def drop_snapshot(self, snapshot_id: str) -> None:
+        raise _no_snapshots()
+
+    async def sandboxes(self) -> pb.ListSandboxesResponse:
+        raise _no_sandboxes()
+
+    async def keep_sandboxes(self, request: pb.KeepSandboxesRequest) -> None:
+        raise _no_sandboxes()
+
+    async def drop_sandboxes(self, id_: str) -> None:
+        raise _no_sandboxes()
+
+    async def run_inside(self, request: pb.RunInsideRequest) -> pb.RunInsideResponse:
+        raise _no_sandboxes()
+
+    def terminal(self, inputs: Any) -> Any:
+        raise _no_sandboxes()
+
+    def failed(self, error: grpc.RpcError) -> Exception:
+        raise _no_sandboxes()
+
     async def attach(self, session_id: str, shard: pb.Shard, end: float | None) -> ShardIO:
         return BlockingShard(self._inline.attach(session_id, shard))
 
@@ -120,3 +169,19 @@ class InlineConnection:
 
     async def close(self) -> None:
         """Nothing is shared, so there is nothing to give back."""
+
+
+def _no_snapshots() -> FailedPrecondition:
+    return FailedPrecondition(
+        'server="inline" keeps no snapshots; use a server, or leave server= out'
+    )
+
+
+def _no_sandboxes() -> FailedPrecondition:
+    return FailedPrecondition(
+        'server="inline" has no sandboxes to look into; use a server, or leave server= out'
+    )
+
+
+def _no_pools() -> FailedPrecondition:
+    return FailedPrecondition('server="inline" has no pools; use a server, or leave server= out')

@@ -11,11 +11,27 @@ REMOTE_ID = "megaflow/Remote-v0"
 ENTRY_POINT = "megaflow.env:RemoteEnv"
 VECTOR_ENTRY_POINT = "megaflow.vector:RemoteVectorEnv"
 
+# What megaflow ships; imported where it is made, as gymnasium does with entry points.
+SHIPPED = {
+    "megaflow/Terminal-v0": "megaflow_envs.terminal:TerminalEnv",
+    "megaflow/SWE-v0": "megaflow_envs.swe:SWEEnv",
+}
+
 
 def register_remote() -> None:
     """Registers `megaflow/Remote-v0`, for `gym.make` and `gym.make_vec`; again does nothing."""
     if REMOTE_ID not in gym.registry:
         register(REMOTE_ID, {})
+
+
+def register_shipped() -> None:
+    """Registers the environments that megaflow ships; again does nothing."""
+    for env_id, entry_point in SHIPPED.items():
+        if env_id not in gym.registry:
+            # Commands take their time, and an outcome without a reward is nan: no checker is to warn of it.
+            gym.register(
+                env_id, entry_point=entry_point, nondeterministic=True, disable_env_checker=True
+            )
 
 
 def register(

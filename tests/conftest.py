@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pkgutil
@@ -17,9 +18,10 @@ for name in [name for name in os.environ if name.startswith("MEGAFLOW_")]:
         del os.environ[name]
 # Before a test module imports gRPC by itself: only then are tests that fork protected.
 importlib.import_module("megaflow")
-# A shell has what it starts in the background ignore Ctrl-C, and nohup has it ignore SIGHUP: so would all that the
-# tests start.
+# A shell has what it starts in the background ignore Ctrl-C and Ctrl-\, and nohup has it ignore SIGHUP: so would all
+# that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -54,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "requires(*names): skipped where one is missing; see tests/requirement.py"
     )
     requirement.enforced(os.environ.get(requirement.VARIABLE, ""))
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays until the end: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

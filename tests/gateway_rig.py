@@ -16,8 +16,9 @@ from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow_server.backends.base import InstanceSpec
 from megaflow_server.backends.fake import FakeBackend
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
 from megaflow_server.gateway.session_settings import SessionSettings
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.worker import in_process
 from worker_rig import PATIENCE, OddEnv
 

@@ -146,11 +146,18 @@ def _plan(message_type: Descriptor) -> _Plan:
     repeated = [one for one in fields if _is_repeated(one) and one.message_type is None]
     texts = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
     return _Plan(
-        size=16 + 16 * len(fields),
+        size=_size(message_type),
         messages={one.number: _plan(one.message_type) for one in fields if one.message_type},
         strings=frozenset(one.number for one in repeated if one.type in texts),
         packed=frozenset(one.number for one in repeated if one.type not in texts),
     )
+
+
+def _size(message_type: Descriptor) -> int:
+    """What a message takes in memory, with the pointer to it: a repeated field as well is one, a `oneof` a field."""
+    repeated = sum(map(_is_repeated, message_type.fields))
+    alone = sum(one.containing_oneof is None for one in message_type.fields) - repeated
+    return 24 + 8 * repeated + 16 * alone + 24 * len(message_type.oneofs)
 
 
 def _is_repeated(one: Any) -> bool:

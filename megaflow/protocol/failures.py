@@ -3,6 +3,9 @@
 An environment's own exception keeps its type where that is a builtin or one of gymnasium's, as gymnasium's
 vector environments re-raise the original; nothing else is looked up by name, so a server cannot choose
 which class of the client's program is built.
+
+A gateway passes errors on and starts without gymnasium and numpy: these are imported where an environment's own
+exception is written or read.
 """
 
 from __future__ import annotations
@@ -13,11 +16,9 @@ import traceback as traceback_module
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from gymnasium import error as gymnasium_error
 
 from megaflow.errors import EnvironmentFailed, InvalidArgument, MegaflowError, by_name, by_status
 from megaflow.protocol import megaflow_pb2 as pb
-from megaflow.protocol import values
 
 METADATA_KEY = "megaflow-error-bin"
 
@@ -61,6 +62,8 @@ def _text(value: object) -> str:
 
 
 def _encode_args(error: BaseException) -> bytes:
+    from megaflow.protocol import values
+
     args = error.args
     if isinstance(error, OSError) and error.filename is not None and len(args) == 2:
         # It keeps its file names beside its args, and takes them among them (the fourth is Windows's).
@@ -97,6 +100,10 @@ def _noted(error: Exception, message: pb.Error) -> Exception:
 
 def _original(message: pb.Error, failed: EnvironmentFailed) -> Exception | None:
     """The environment's own exception; None where its class or its arguments are not to be had."""
+    from gymnasium import error as gymnasium_error
+
+    from megaflow.protocol import values
+
     module, _, name = message.exception_type.rpartition(".")
     namespace = {"builtins": builtins, "gymnasium.error": gymnasium_error}.get(module)
     cls = getattr(namespace, name, None)

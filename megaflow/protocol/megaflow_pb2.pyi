@@ -17,6 +17,278 @@ CODE_POLICY_REGISTERED: CodePolicy
 CODE_POLICY_IMPORT: CodePolicy
 CODE_POLICY_EMBEDDED: CodePolicy
 
+class ListPoolsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPoolsResponse(_message.Message):
+    __slots__ = ("pools",)
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    pools: _containers.RepeatedCompositeFieldContainer[PoolStatus]
+    def __init__(self, pools: _Optional[_Iterable[_Union[PoolStatus, _Mapping]]] = ...) -> None: ...
+
+class PreparePoolRequest(_message.Message):
+    __slots__ = ("template", "image", "count")
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    template: str
+    image: str
+    count: int
+    def __init__(self, template: _Optional[str] = ..., image: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class PrepareEnvironmentRequest(_message.Message):
+    __slots__ = ("environment", "count")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    environment: EnvironmentSpec
+    count: int
+    def __init__(self, environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
+
+class PoolStatus(_message.Message):
+    __slots__ = ("template", "image", "backend", "mode", "ready", "leased", "creating", "resetting", "ending", "waiting", "target", "max", "created", "reused", "quarantined", "failed", "breaker", "fault", "create_s", "reset_s", "run")
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    LEASED_FIELD_NUMBER: _ClassVar[int]
+    CREATING_FIELD_NUMBER: _ClassVar[int]
+    RESETTING_FIELD_NUMBER: _ClassVar[int]
+    ENDING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    REUSED_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    BREAKER_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_S_FIELD_NUMBER: _ClassVar[int]
+    RESET_S_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    template: str
+    image: str
+    backend: str
+    mode: str
+    ready: int
+    leased: int
+    creating: int
+    resetting: int
+    ending: int
+    waiting: int
+    target: int
+    max: int
+    created: int
+    reused: int
+    quarantined: int
+    failed: int
+    breaker: str
+    fault: str
+    create_s: float
+    reset_s: float
+    run: str
+    def __init__(self, template: _Optional[str] = ..., image: _Optional[str] = ..., backend: _Optional[str] = ..., mode: _Optional[str] = ..., ready: _Optional[int] = ..., leased: _Optional[int] = ..., creating: _Optional[int] = ..., resetting: _Optional[int] = ..., ending: _Optional[int] = ..., waiting: _Optional[int] = ..., target: _Optional[int] = ..., max: _Optional[int] = ..., created: _Optional[int] = ..., reused: _Optional[int] = ..., quarantined: _Optional[int] = ..., failed: _Optional[int] = ..., breaker: _Optional[str] = ..., fault: _Optional[str] = ..., create_s: _Optional[float] = ..., reset_s: _Optional[float] = ..., run: _Optional[str] = ...) -> None: ...
+
+class KeepSnapshotRequest(_message.Message):
+    __slots__ = ("session_id", "shard_id", "state", "observation", "seconds")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SHARD_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    shard_id: str
+    state: bytes
+    observation: bytes
+    seconds: float
+    def __init__(self, session_id: _Optional[str] = ..., shard_id: _Optional[str] = ..., state: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class KeepSnapshotResponse(_message.Message):
+    __slots__ = ("snapshot_id",)
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: str
+    def __init__(self, snapshot_id: _Optional[str] = ...) -> None: ...
+
+class RestoreSnapshotRequest(_message.Message):
+    __slots__ = ("session_id", "shard_id", "snapshot_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SHARD_ID_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    shard_id: str
+    snapshot_id: str
+    def __init__(self, session_id: _Optional[str] = ..., shard_id: _Optional[str] = ..., snapshot_id: _Optional[str] = ...) -> None: ...
+
+class RestoreSnapshotResponse(_message.Message):
+    __slots__ = ("state", "observation")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    state: bytes
+    observation: bytes
+    def __init__(self, state: _Optional[bytes] = ..., observation: _Optional[bytes] = ...) -> None: ...
+
+class DropSnapshotRequest(_message.Message):
+    __slots__ = ("snapshot_id",)
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: str
+    def __init__(self, snapshot_id: _Optional[str] = ...) -> None: ...
+
+class DropSnapshotResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSandboxesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSandboxesResponse(_message.Message):
+    __slots__ = ("sandboxes",)
+    SANDBOXES_FIELD_NUMBER: _ClassVar[int]
+    sandboxes: _containers.RepeatedCompositeFieldContainer[SandboxListing]
+    def __init__(self, sandboxes: _Optional[_Iterable[_Union[SandboxListing, _Mapping]]] = ...) -> None: ...
+
+class SandboxListing(_message.Message):
+    __slots__ = ("id", "kind", "owner", "environment", "sandbox", "template", "image", "task", "left_s")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    SANDBOX_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    LEFT_S_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    owner: str
+    environment: str
+    sandbox: str
+    template: str
+    image: str
+    task: str
+    left_s: float
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., sandbox: _Optional[str] = ..., template: _Optional[str] = ..., image: _Optional[str] = ..., task: _Optional[str] = ..., left_s: _Optional[float] = ...) -> None: ...
+
+class KeepSandboxesRequest(_message.Message):
+    __slots__ = ("session_id", "seconds", "lost_only")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOST_ONLY_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    seconds: float
+    lost_only: bool
+    def __init__(self, session_id: _Optional[str] = ..., seconds: _Optional[float] = ..., lost_only: bool = ...) -> None: ...
+
+class KeepSandboxesResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DropSandboxesRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class DropSandboxesResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Inside(_message.Message):
+    __slots__ = ("id", "sandbox", "user", "directory")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SANDBOX_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    sandbox: str
+    user: str
+    directory: str
+    def __init__(self, id: _Optional[str] = ..., sandbox: _Optional[str] = ..., user: _Optional[str] = ..., directory: _Optional[str] = ...) -> None: ...
+
+class RunInsideRequest(_message.Message):
+    __slots__ = ("inside", "command", "timeout_s", "output_limit")
+    INSIDE_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    inside: Inside
+    command: str
+    timeout_s: float
+    output_limit: int
+    def __init__(self, inside: _Optional[_Union[Inside, _Mapping]] = ..., command: _Optional[str] = ..., timeout_s: _Optional[float] = ..., output_limit: _Optional[int] = ...) -> None: ...
+
+class RunInsideResponse(_message.Message):
+    __slots__ = ("exit_code", "stdout", "stderr", "timed_out")
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    STDOUT_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    TIMED_OUT_FIELD_NUMBER: _ClassVar[int]
+    exit_code: int
+    stdout: CutOutput
+    stderr: CutOutput
+    timed_out: bool
+    def __init__(self, exit_code: _Optional[int] = ..., stdout: _Optional[_Union[CutOutput, _Mapping]] = ..., stderr: _Optional[_Union[CutOutput, _Mapping]] = ..., timed_out: bool = ...) -> None: ...
+
+class CutOutput(_message.Message):
+    __slots__ = ("kept", "omitted", "cut")
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    OMITTED_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    kept: bytes
+    omitted: int
+    cut: int
+    def __init__(self, kept: _Optional[bytes] = ..., omitted: _Optional[int] = ..., cut: _Optional[int] = ...) -> None: ...
+
+class TerminalInput(_message.Message):
+    __slots__ = ("begin", "typed", "size")
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    TYPED_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    begin: TerminalBegin
+    typed: bytes
+    size: TerminalSize
+    def __init__(self, begin: _Optional[_Union[TerminalBegin, _Mapping]] = ..., typed: _Optional[bytes] = ..., size: _Optional[_Union[TerminalSize, _Mapping]] = ...) -> None: ...
+
+class TerminalBegin(_message.Message):
+    __slots__ = ("inside", "command", "size", "kind")
+    INSIDE_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    inside: Inside
+    command: str
+    size: TerminalSize
+    kind: str
+    def __init__(self, inside: _Optional[_Union[Inside, _Mapping]] = ..., command: _Optional[str] = ..., size: _Optional[_Union[TerminalSize, _Mapping]] = ..., kind: _Optional[str] = ...) -> None: ...
+
+class TerminalSize(_message.Message):
+    __slots__ = ("rows", "columns")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    columns: int
+    def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
+
+class TerminalOutput(_message.Message):
+    __slots__ = ("sandbox", "shown", "end")
+    SANDBOX_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    sandbox: str
+    shown: bytes
+    end: TerminalEnd
+    def __init__(self, sandbox: _Optional[str] = ..., shown: _Optional[bytes] = ..., end: _Optional[_Union[TerminalEnd, _Mapping]] = ...) -> None: ...
+
+class TerminalEnd(_message.Message):
+    __slots__ = ("exit_code", "signal")
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    exit_code: int
+    signal: int
+    def __init__(self, exit_code: _Optional[int] = ..., signal: _Optional[int] = ...) -> None: ...
+
 class HelloRequest(_message.Message):
     __slots__ = ("protocol_version", "features", "megaflow_version", "gymnasium_version")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -76,7 +348,7 @@ class EnvironmentInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., reward_threshold: _Optional[float] = ..., max_episode_steps: _Optional[int] = ..., nondeterministic: bool = ..., vector_entry_point: bool = ..., entry_point: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("request_id", "environment", "agent", "model", "client_id", "env_start_timeout_s", "in_place_of")
+    __slots__ = ("request_id", "environment", "agent", "model", "client_id", "env_start_timeout_s", "in_place_of", "tenant", "mode", "task")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +356,9 @@ class OpenSessionRequest(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ENV_START_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     IN_PLACE_OF_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     environment: EnvironmentSpec
     agent: AgentSpec
@@ -91,23 +366,38 @@ class OpenSessionRequest(_message.Message):
     client_id: str
     env_start_timeout_s: float
     in_place_of: str
-    def __init__(self, request_id: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., agent: _Optional[_Union[AgentSpec, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., client_id: _Optional[str] = ..., env_start_timeout_s: _Optional[float] = ..., in_place_of: _Optional[str] = ...) -> None: ...
+    tenant: str
+    mode: str
+    task: str
+    def __init__(self, request_id: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., agent: _Optional[_Union[AgentSpec, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., client_id: _Optional[str] = ..., env_start_timeout_s: _Optional[float] = ..., in_place_of: _Optional[str] = ..., tenant: _Optional[str] = ..., mode: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
 
 class Maker(_message.Message):
-    __slots__ = ("id", "env_spec", "code", "kwargs", "kwargs_code", "known_as")
+    __slots__ = ("id", "env_spec", "code", "kwargs", "kwargs_code", "known_as", "sandboxes")
     ID_FIELD_NUMBER: _ClassVar[int]
     ENV_SPEC_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     KWARGS_FIELD_NUMBER: _ClassVar[int]
     KWARGS_CODE_FIELD_NUMBER: _ClassVar[int]
     KNOWN_AS_FIELD_NUMBER: _ClassVar[int]
+    SANDBOXES_FIELD_NUMBER: _ClassVar[int]
     id: str
     env_spec: str
     code: str
     kwargs: bytes
     kwargs_code: str
     known_as: str
-    def __init__(self, id: _Optional[str] = ..., env_spec: _Optional[str] = ..., code: _Optional[str] = ..., kwargs: _Optional[bytes] = ..., kwargs_code: _Optional[str] = ..., known_as: _Optional[str] = ...) -> None: ...
+    sandboxes: _containers.RepeatedCompositeFieldContainer[LentSandbox]
+    def __init__(self, id: _Optional[str] = ..., env_spec: _Optional[str] = ..., code: _Optional[str] = ..., kwargs: _Optional[bytes] = ..., kwargs_code: _Optional[str] = ..., known_as: _Optional[str] = ..., sandboxes: _Optional[_Iterable[_Union[LentSandbox, _Mapping]]] = ...) -> None: ...
+
+class LentSandbox(_message.Message):
+    __slots__ = ("parameter", "path", "capability")
+    PARAMETER_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITY_FIELD_NUMBER: _ClassVar[int]
+    parameter: str
+    path: str
+    capability: bytes
+    def __init__(self, parameter: _Optional[str] = ..., path: _Optional[str] = ..., capability: _Optional[bytes] = ...) -> None: ...
 
 class EnvironmentSpec(_message.Message):
     __slots__ = ("makers", "wrappers", "num_envs", "vectorization_mode", "autoreset_mode", "observation_mode", "single_observation_space", "import_paths", "parallel")
@@ -268,26 +558,42 @@ class CloseSessionRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ...) -> None: ...
 
 class CloseSessionResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("peak",)
+    PEAK_FIELD_NUMBER: _ClassVar[int]
+    peak: Amount
+    def __init__(self, peak: _Optional[_Union[Amount, _Mapping]] = ...) -> None: ...
 
 class OpenShardRequest(_message.Message):
-    __slots__ = ("shard_id", "token", "first", "environment")
+    __slots__ = ("shard_id", "token", "first", "environment", "ask_only")
     SHARD_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    ASK_ONLY_FIELD_NUMBER: _ClassVar[int]
     shard_id: str
     token: bytes
     first: int
     environment: EnvironmentSpec
-    def __init__(self, shard_id: _Optional[str] = ..., token: _Optional[bytes] = ..., first: _Optional[int] = ..., environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ...) -> None: ...
+    ask_only: bool
+    def __init__(self, shard_id: _Optional[str] = ..., token: _Optional[bytes] = ..., first: _Optional[int] = ..., environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., ask_only: bool = ...) -> None: ...
 
 class OpenShardResponse(_message.Message):
-    __slots__ = ("environment",)
+    __slots__ = ("environment", "sandboxes")
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    SANDBOXES_FIELD_NUMBER: _ClassVar[int]
     environment: EnvironmentDescription
-    def __init__(self, environment: _Optional[_Union[EnvironmentDescription, _Mapping]] = ...) -> None: ...
+    sandboxes: _containers.RepeatedCompositeFieldContainer[WantedSandbox]
+    def __init__(self, environment: _Optional[_Union[EnvironmentDescription, _Mapping]] = ..., sandboxes: _Optional[_Iterable[_Union[WantedSandbox, _Mapping]]] = ...) -> None: ...
+
+class WantedSandbox(_message.Message):
+    __slots__ = ("maker", "parameter", "request")
+    MAKER_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    maker: int
+    parameter: str
+    request: bytes
+    def __init__(self, maker: _Optional[int] = ..., parameter: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
 
 class CloseShardRequest(_message.Message):
     __slots__ = ("shard_id", "reason")
@@ -378,7 +684,7 @@ class Attached(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., received: _Optional[int] = ..., window: _Optional[int] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("sequence", "acknowledged", "reset", "step", "call", "set_attr", "close")
+    __slots__ = ("sequence", "acknowledged", "reset", "step", "call", "set_attr", "close", "snapshot", "restore")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +692,8 @@ class Request(_message.Message):
     CALL_FIELD_NUMBER: _ClassVar[int]
     SET_ATTR_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     acknowledged: int
     reset: Reset
@@ -393,7 +701,19 @@ class Request(_message.Message):
     call: Call
     set_attr: SetAttr
     close: Close
-    def __init__(self, sequence: _Optional[int] = ..., acknowledged: _Optional[int] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., set_attr: _Optional[_Union[SetAttr, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
+    snapshot: Snapshot
+    restore: Restore
+    def __init__(self, sequence: _Optional[int] = ..., acknowledged: _Optional[int] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., set_attr: _Optional[_Union[SetAttr, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Restore(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: bytes
+    def __init__(self, state: _Optional[bytes] = ...) -> None: ...
 
 class Reset(_message.Message):
     __slots__ = ("seed", "options", "mask", "in_parts", "slot")
@@ -496,6 +816,473 @@ class Transition(_message.Message):
     truncated: bytes
     info: bytes
     def __init__(self, observation: _Optional[bytes] = ..., reward: _Optional[bytes] = ..., terminated: _Optional[bytes] = ..., truncated: _Optional[bytes] = ..., info: _Optional[bytes] = ...) -> None: ...
+
+class Amount(_message.Message):
+    __slots__ = ("cpu", "memory")
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    cpu: float
+    memory: int
+    def __init__(self, cpu: _Optional[float] = ..., memory: _Optional[int] = ...) -> None: ...
+
+class TaskLimits(_message.Message):
+    __slots__ = ("schedule_to_start", "start_to_close", "schedule_to_close")
+    SCHEDULE_TO_START_FIELD_NUMBER: _ClassVar[int]
+    START_TO_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_TO_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    schedule_to_start: float
+    start_to_close: float
+    schedule_to_close: float
+    def __init__(self, schedule_to_start: _Optional[float] = ..., start_to_close: _Optional[float] = ..., schedule_to_close: _Optional[float] = ...) -> None: ...
+
+class NewTask(_message.Message):
+    __slots__ = ("index", "sample", "environment", "env_kwargs", "agent", "agent_kwargs", "models", "group", "priority", "seed", "idempotency_key", "mode", "limits", "requests", "most", "keep", "snapshot", "rescores")
+    class ModelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    ENV_KWARGS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    AGENT_KWARGS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    RESCORES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    sample: int
+    environment: str
+    env_kwargs: str
+    agent: str
+    agent_kwargs: str
+    models: _containers.ScalarMap[str, str]
+    group: str
+    priority: int
+    seed: int
+    idempotency_key: str
+    mode: str
+    limits: TaskLimits
+    requests: Amount
+    most: Amount
+    keep: str
+    snapshot: bool
+    rescores: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, index: _Optional[int] = ..., sample: _Optional[int] = ..., environment: _Optional[str] = ..., env_kwargs: _Optional[str] = ..., agent: _Optional[str] = ..., agent_kwargs: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., group: _Optional[str] = ..., priority: _Optional[int] = ..., seed: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., mode: _Optional[str] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., requests: _Optional[_Union[Amount, _Mapping]] = ..., most: _Optional[_Union[Amount, _Mapping]] = ..., keep: _Optional[str] = ..., snapshot: bool = ..., rescores: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("known", "unknown")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    known: float
+    unknown: int
+    def __init__(self, known: _Optional[float] = ..., unknown: _Optional[int] = ...) -> None: ...
+
+class JobBudget(_message.Message):
+    __slots__ = ("max_cost", "unpriced", "spent")
+    MAX_COST_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
+    SPENT_FIELD_NUMBER: _ClassVar[int]
+    max_cost: float
+    unpriced: bool
+    spent: float
+    def __init__(self, max_cost: _Optional[float] = ..., unpriced: bool = ..., spent: _Optional[float] = ...) -> None: ...
+
+class CreateJobRequest(_message.Message):
+    __slots__ = ("job_id", "name", "seed", "deadline_s", "tasks", "max_cost", "unpriced")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    name: str
+    seed: int
+    deadline_s: float
+    tasks: int
+    max_cost: float
+    unpriced: bool
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., seed: _Optional[int] = ..., deadline_s: _Optional[float] = ..., tasks: _Optional[int] = ..., max_cost: _Optional[float] = ..., unpriced: bool = ...) -> None: ...
+
+class AddTasksRequest(_message.Message):
+    __slots__ = ("job_id", "tasks")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    tasks: _containers.RepeatedCompositeFieldContainer[NewTask]
+    def __init__(self, job_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[NewTask, _Mapping]]] = ...) -> None: ...
+
+class AddTasksResponse(_message.Message):
+    __slots__ = ("task_ids",)
+    TASK_IDS_FIELD_NUMBER: _ClassVar[int]
+    task_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class JobRequest(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class CancelJobRequest(_message.Message):
+    __slots__ = ("job", "reason")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    reason: str
+    def __init__(self, job: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class TaskRequest(_message.Message):
+    __slots__ = ("task_id", "reason")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    reason: str
+    def __init__(self, task_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class JobStatus(_message.Message):
+    __slots__ = ("job_id", "name", "submitted", "total", "done", "sealed", "cancelled", "seed", "states", "active", "cost", "max_cost")
+    class StatesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    name: str
+    submitted: float
+    total: int
+    done: int
+    sealed: bool
+    cancelled: bool
+    seed: int
+    states: _containers.ScalarMap[str, int]
+    active: _containers.RepeatedCompositeFieldContainer[ActiveTask]
+    cost: Cost
+    max_cost: float
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., submitted: _Optional[float] = ..., total: _Optional[int] = ..., done: _Optional[int] = ..., sealed: bool = ..., cancelled: bool = ..., seed: _Optional[int] = ..., states: _Optional[_Mapping[str, int]] = ..., active: _Optional[_Iterable[_Union[ActiveTask, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., max_cost: _Optional[float] = ...) -> None: ...
+
+class ActiveTask(_message.Message):
+    __slots__ = ("task_id", "index", "sample", "state", "seconds")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    index: int
+    sample: int
+    state: str
+    seconds: float
+    def __init__(self, task_id: _Optional[str] = ..., index: _Optional[int] = ..., sample: _Optional[int] = ..., state: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class ManifestPart(_message.Message):
+    __slots__ = ("data", "parts")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    parts: int
+    def __init__(self, data: _Optional[bytes] = ..., parts: _Optional[int] = ...) -> None: ...
+
+class PutManifestRequest(_message.Message):
+    __slots__ = ("job", "part", "content")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    part: int
+    content: ManifestPart
+    def __init__(self, job: _Optional[str] = ..., part: _Optional[int] = ..., content: _Optional[_Union[ManifestPart, _Mapping]] = ...) -> None: ...
+
+class PutManifestResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetManifestRequest(_message.Message):
+    __slots__ = ("job", "part")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    part: int
+    def __init__(self, job: _Optional[str] = ..., part: _Optional[int] = ...) -> None: ...
+
+class ListJobsRequest(_message.Message):
+    __slots__ = ("most",)
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    most: int
+    def __init__(self, most: _Optional[int] = ...) -> None: ...
+
+class ListJobsResponse(_message.Message):
+    __slots__ = ("jobs",)
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedCompositeFieldContainer[JobStatus]
+    def __init__(self, jobs: _Optional[_Iterable[_Union[JobStatus, _Mapping]]] = ...) -> None: ...
+
+class WaitResultsRequest(_message.Message):
+    __slots__ = ("job", "after", "most", "wait_s")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    after: int
+    most: int
+    wait_s: float
+    def __init__(self, job: _Optional[str] = ..., after: _Optional[int] = ..., most: _Optional[int] = ..., wait_s: _Optional[float] = ...) -> None: ...
+
+class WaitResultsResponse(_message.Message):
+    __slots__ = ("results", "complete")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    complete: bool
+    def __init__(self, results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., complete: bool = ...) -> None: ...
+
+class TaskFailure(_message.Message):
+    __slots__ = ("kind", "phase", "reason", "log")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    phase: str
+    reason: str
+    log: str
+    def __init__(self, kind: _Optional[str] = ..., phase: _Optional[str] = ..., reason: _Optional[str] = ..., log: _Optional[str] = ...) -> None: ...
+
+class Outcome(_message.Message):
+    __slots__ = ("valid", "reward", "rewards", "failure", "trajectory", "cost")
+    class RewardsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    VALID_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    valid: bool
+    reward: float
+    rewards: _containers.ScalarMap[str, float]
+    failure: TaskFailure
+    trajectory: str
+    cost: Cost
+    def __init__(self, valid: bool = ..., reward: _Optional[float] = ..., rewards: _Optional[_Mapping[str, float]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., trajectory: _Optional[str] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+
+class TaskResult(_message.Message):
+    __slots__ = ("task_id", "index", "sample", "group", "state", "done", "seed", "fence", "retries", "outcome", "cost")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    index: int
+    sample: int
+    group: str
+    state: str
+    done: int
+    seed: int
+    fence: int
+    retries: int
+    outcome: Outcome
+    cost: Cost
+    def __init__(self, task_id: _Optional[str] = ..., index: _Optional[int] = ..., sample: _Optional[int] = ..., group: _Optional[str] = ..., state: _Optional[str] = ..., done: _Optional[int] = ..., seed: _Optional[int] = ..., fence: _Optional[int] = ..., retries: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+
+class TaskStatus(_message.Message):
+    __slots__ = ("task_id", "job_id", "state", "reason", "waits_for", "events", "outcome")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    job_id: str
+    state: str
+    reason: str
+    waits_for: _containers.RepeatedScalarFieldContainer[str]
+    events: _containers.RepeatedCompositeFieldContainer[TaskEvent]
+    outcome: Outcome
+    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., waits_for: _Optional[_Iterable[str]] = ..., events: _Optional[_Iterable[_Union[TaskEvent, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+
+class TaskEvent(_message.Message):
+    __slots__ = ("at", "fence", "before", "after", "reason")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    at: float
+    fence: int
+    before: str
+    after: str
+    reason: str
+    def __init__(self, at: _Optional[float] = ..., fence: _Optional[int] = ..., before: _Optional[str] = ..., after: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RegisterRunnerRequest(_message.Message):
+    __slots__ = ("runner_id", "slots", "capacity")
+    RUNNER_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    runner_id: str
+    slots: int
+    capacity: Amount
+    def __init__(self, runner_id: _Optional[str] = ..., slots: _Optional[int] = ..., capacity: _Optional[_Union[Amount, _Mapping]] = ...) -> None: ...
+
+class RegisterRunnerResponse(_message.Message):
+    __slots__ = ("renew_s", "stop_s")
+    RENEW_S_FIELD_NUMBER: _ClassVar[int]
+    STOP_S_FIELD_NUMBER: _ClassVar[int]
+    renew_s: float
+    stop_s: float
+    def __init__(self, renew_s: _Optional[float] = ..., stop_s: _Optional[float] = ...) -> None: ...
+
+class RunnerRequest(_message.Message):
+    __slots__ = ("runner_id",)
+    RUNNER_ID_FIELD_NUMBER: _ClassVar[int]
+    runner_id: str
+    def __init__(self, runner_id: _Optional[str] = ...) -> None: ...
+
+class RenewRunnerResponse(_message.Message):
+    __slots__ = ("revoked",)
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    revoked: _containers.RepeatedCompositeFieldContainer[AttemptName]
+    def __init__(self, revoked: _Optional[_Iterable[_Union[AttemptName, _Mapping]]] = ...) -> None: ...
+
+class AttemptName(_message.Message):
+    __slots__ = ("task_id", "fence")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: int
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[int] = ...) -> None: ...
+
+class ClaimAttemptsRequest(_message.Message):
+    __slots__ = ("runner_id", "most", "request", "wait_s")
+    RUNNER_ID_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    runner_id: str
+    most: int
+    request: int
+    wait_s: float
+    def __init__(self, runner_id: _Optional[str] = ..., most: _Optional[int] = ..., request: _Optional[int] = ..., wait_s: _Optional[float] = ...) -> None: ...
+
+class ClaimAttemptsResponse(_message.Message):
+    __slots__ = ("attempts",)
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
+    def __init__(self, attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ...) -> None: ...
+
+class Attempt(_message.Message):
+    __slots__ = ("task_id", "fence", "tenant", "seed", "document", "limits", "sample", "group", "budget")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: int
+    tenant: str
+    seed: int
+    document: str
+    limits: TaskLimits
+    sample: int
+    group: str
+    budget: JobBudget
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[int] = ..., tenant: _Optional[str] = ..., seed: _Optional[int] = ..., document: _Optional[str] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., sample: _Optional[int] = ..., group: _Optional[str] = ..., budget: _Optional[_Union[JobBudget, _Mapping]] = ...) -> None: ...
+
+class ReportAttemptsRequest(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[AttemptReport]
+    def __init__(self, reports: _Optional[_Iterable[_Union[AttemptReport, _Mapping]]] = ...) -> None: ...
+
+class AttemptReport(_message.Message):
+    __slots__ = ("task_id", "fence", "progress", "outcome", "peak")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    PEAK_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    fence: int
+    progress: AttemptProgress
+    outcome: Outcome
+    peak: Amount
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[int] = ..., progress: _Optional[_Union[AttemptProgress, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., peak: _Optional[_Union[Amount, _Mapping]] = ...) -> None: ...
+
+class AttemptProgress(_message.Message):
+    __slots__ = ("evaluating", "worker")
+    EVALUATING_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    evaluating: bool
+    worker: str
+    def __init__(self, evaluating: bool = ..., worker: _Optional[str] = ...) -> None: ...
+
+class ReportAttemptsResponse(_message.Message):
+    __slots__ = ("verdicts",)
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    verdicts: _containers.RepeatedCompositeFieldContainer[ReportVerdict]
+    def __init__(self, verdicts: _Optional[_Iterable[_Union[ReportVerdict, _Mapping]]] = ...) -> None: ...
+
+class ReportVerdict(_message.Message):
+    __slots__ = ("accepted", "reason", "error")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    accepted: bool
+    reason: str
+    error: Error
+    def __init__(self, accepted: bool = ..., reason: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class DrainRunnerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("kind", "message", "exception_type", "exception_args", "traceback", "log_tail", "retry_after", "notes")

@@ -70,6 +70,61 @@ class GatewayStub(object):
                 request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseSessionRequest.SerializeToString,
                 response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseSessionResponse.FromString,
                 _registered_method=True)
+        self.ListPools = channel.unary_unary(
+                '/megaflow.v1.Gateway/ListPools',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsResponse.FromString,
+                _registered_method=True)
+        self.PreparePool = channel.unary_unary(
+                '/megaflow.v1.Gateway/PreparePool',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.PreparePoolRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.PoolStatus.FromString,
+                _registered_method=True)
+        self.PrepareEnvironment = channel.unary_unary(
+                '/megaflow.v1.Gateway/PrepareEnvironment',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.PrepareEnvironmentRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsResponse.FromString,
+                _registered_method=True)
+        self.KeepSnapshot = channel.unary_unary(
+                '/megaflow.v1.Gateway/KeepSnapshot',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSnapshotRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSnapshotResponse.FromString,
+                _registered_method=True)
+        self.RestoreSnapshot = channel.unary_unary(
+                '/megaflow.v1.Gateway/RestoreSnapshot',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RestoreSnapshotRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RestoreSnapshotResponse.FromString,
+                _registered_method=True)
+        self.DropSnapshot = channel.unary_unary(
+                '/megaflow.v1.Gateway/DropSnapshot',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSnapshotRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ListSandboxes = channel.unary_unary(
+                '/megaflow.v1.Gateway/ListSandboxes',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListSandboxesRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListSandboxesResponse.FromString,
+                _registered_method=True)
+        self.KeepSandboxes = channel.unary_unary(
+                '/megaflow.v1.Gateway/KeepSandboxes',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSandboxesRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSandboxesResponse.FromString,
+                _registered_method=True)
+        self.DropSandboxes = channel.unary_unary(
+                '/megaflow.v1.Gateway/DropSandboxes',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSandboxesRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSandboxesResponse.FromString,
+                _registered_method=True)
+        self.RunInside = channel.unary_unary(
+                '/megaflow.v1.Gateway/RunInside',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RunInsideRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RunInsideResponse.FromString,
+                _registered_method=True)
+        self.OpenTerminal = channel.stream_stream(
+                '/megaflow.v1.Gateway/OpenTerminal',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalInput.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalOutput.FromString,
+                _registered_method=True)
 
 
 class GatewayServicer(object):
@@ -125,6 +180,83 @@ class GatewayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPools(self, request, context):
+        """How the pools of sandboxes are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreparePool(self, request, context):
+        """Says that so many sandboxes of a template will be asked for, in place of what this principal said before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareEnvironment(self, request, context):
+        """The same for sessions of an environment: for the sandboxes that it is going to ask for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KeepSnapshot(self, request, context):
+        """Keeps the files of a session's sandboxes as they are, and with them what its environment said of itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreSnapshot(self, request, context):
+        """Has a session's sandboxes begin from a snapshot, and gives what its environment is to go on from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropSnapshot(self, request, context):
+        """Keeps a snapshot no longer. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSandboxes(self, request, context):
+        """The sandboxes that the caller may look into: of sessions that run, and of snapshots.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KeepSandboxes(self, request, context):
+        """Has the sandboxes of a session outlive it; said again, it takes the place of what was said before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropSandboxes(self, request, context):
+        """Lets go of sandboxes that outlived their session; where there are none that is fine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunInside(self, request, context):
+        """Runs a command in one of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenTerminal(self, request_iterator, context):
+        """A terminal in one of them, for a person: the first message opens it, and the end of the call hangs it up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +294,61 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.CloseSession,
                     request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseSessionRequest.FromString,
                     response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.CloseSessionResponse.SerializeToString,
+            ),
+            'ListPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPools,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'PreparePool': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreparePool,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.PreparePoolRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.PoolStatus.SerializeToString,
+            ),
+            'PrepareEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareEnvironment,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.PrepareEnvironmentRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'KeepSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepSnapshot,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSnapshotRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSnapshotResponse.SerializeToString,
+            ),
+            'RestoreSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreSnapshot,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RestoreSnapshotRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RestoreSnapshotResponse.SerializeToString,
+            ),
+            'DropSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSnapshot,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSnapshotRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSnapshotResponse.SerializeToString,
+            ),
+            'ListSandboxes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSandboxes,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListSandboxesRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListSandboxesResponse.SerializeToString,
+            ),
+            'KeepSandboxes': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepSandboxes,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSandboxesRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.KeepSandboxesResponse.SerializeToString,
+            ),
+            'DropSandboxes': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSandboxes,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSandboxesRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.DropSandboxesResponse.SerializeToString,
+            ),
+            'RunInside': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunInside,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RunInsideRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RunInsideResponse.SerializeToString,
+            ),
+            'OpenTerminal': grpc.stream_stream_rpc_method_handler(
+                    servicer.OpenTerminal,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalInput.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalOutput.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +541,303 @@ class Gateway(object):
             '/megaflow.v1.Gateway/CloseSession',
             megaflow_dot_protocol_dot_megaflow__pb2.CloseSessionRequest.SerializeToString,
             megaflow_dot_protocol_dot_megaflow__pb2.CloseSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/ListPools',
+            megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreparePool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/PreparePool',
+            megaflow_dot_protocol_dot_megaflow__pb2.PreparePoolRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.PoolStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/PrepareEnvironment',
+            megaflow_dot_protocol_dot_megaflow__pb2.PrepareEnvironmentRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/KeepSnapshot',
+            megaflow_dot_protocol_dot_megaflow__pb2.KeepSnapshotRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.KeepSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/RestoreSnapshot',
+            megaflow_dot_protocol_dot_megaflow__pb2.RestoreSnapshotRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.RestoreSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/DropSnapshot',
+            megaflow_dot_protocol_dot_megaflow__pb2.DropSnapshotRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.DropSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSandboxes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/ListSandboxes',
+            megaflow_dot_protocol_dot_megaflow__pb2.ListSandboxesRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ListSandboxesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepSandboxes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/KeepSandboxes',
+            megaflow_dot_protocol_dot_megaflow__pb2.KeepSandboxesRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.KeepSandboxesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSandboxes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/DropSandboxes',
+            megaflow_dot_protocol_dot_megaflow__pb2.DropSandboxesRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.DropSandboxesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunInside(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Gateway/RunInside',
+            megaflow_dot_protocol_dot_megaflow__pb2.RunInsideRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.RunInsideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenTerminal(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/megaflow.v1.Gateway/OpenTerminal',
+            megaflow_dot_protocol_dot_megaflow__pb2.TerminalInput.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.TerminalOutput.FromString,
             options,
             channel_credentials,
             insecure,
@@ -640,6 +1124,769 @@ class Sessions(object):
             '/megaflow.v1.Sessions/Attach',
             megaflow_dot_protocol_dot_megaflow__pb2.ClientFrame.SerializeToString,
             megaflow_dot_protocol_dot_megaflow__pb2.ServerFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class TasksStub(object):
+    """Tasks: environment, agent and models, scheduled and executed by the server. Every call may be repeated.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateJob = channel.unary_unary(
+                '/megaflow.v1.Tasks/CreateJob',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.CreateJobRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.AddTasks = channel.unary_unary(
+                '/megaflow.v1.Tasks/AddTasks',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.AddTasksRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.AddTasksResponse.FromString,
+                _registered_method=True)
+        self.SealJob = channel.unary_unary(
+                '/megaflow.v1.Tasks/SealJob',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.JobRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.GetJob = channel.unary_unary(
+                '/megaflow.v1.Tasks/GetJob',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.JobRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/megaflow.v1.Tasks/ListJobs',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.WaitResults = channel.unary_unary(
+                '/megaflow.v1.Tasks/WaitResults',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.WaitResultsRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.WaitResultsResponse.FromString,
+                _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/megaflow.v1.Tasks/CancelJob',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.CancelTask = channel.unary_unary(
+                '/megaflow.v1.Tasks/CancelTask',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskStatus.FromString,
+                _registered_method=True)
+        self.ExplainTask = channel.unary_unary(
+                '/megaflow.v1.Tasks/ExplainTask',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskStatus.FromString,
+                _registered_method=True)
+        self.PutManifest = channel.unary_unary(
+                '/megaflow.v1.Tasks/PutManifest',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.PutManifestRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.PutManifestResponse.FromString,
+                _registered_method=True)
+        self.GetManifest = channel.unary_unary(
+                '/megaflow.v1.Tasks/GetManifest',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.GetManifestRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ManifestPart.FromString,
+                _registered_method=True)
+
+
+class TasksServicer(object):
+    """Tasks: environment, agent and models, scheduled and executed by the server. Every call may be repeated.
+    """
+
+    def CreateJob(self, request, context):
+        """Begins a job; its id is the client's choice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddTasks(self, request, context):
+        """Adds tasks to a job: so many at once that a client waits for the server, not the server for the client.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SealJob(self, request, context):
+        """No more tasks come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """The caller's jobs, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitResults(self, request, context):
+        """Results of a job's tasks in the order in which they ended; waits for some where there are none yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTask(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainTask(self, request, context):
+        """Where a task is, what it waits for, and how it came there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutManifest(self, request, context):
+        """Keeps what a job was made of, as its client writes it; in parts, the first of them first. It stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetManifest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_TasksServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJob,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.CreateJobRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.SerializeToString,
+            ),
+            'AddTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddTasks,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.AddTasksRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.AddTasksResponse.SerializeToString,
+            ),
+            'SealJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.SealJob,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.JobRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.SerializeToString,
+            ),
+            'GetJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJob,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.JobRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListJobsRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'WaitResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitResults,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.WaitResultsRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.WaitResultsResponse.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.CancelJobRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.SerializeToString,
+            ),
+            'CancelTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTask,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskStatus.SerializeToString,
+            ),
+            'ExplainTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTask,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TaskStatus.SerializeToString,
+            ),
+            'PutManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutManifest,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.PutManifestRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.PutManifestResponse.SerializeToString,
+            ),
+            'GetManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetManifest,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.GetManifestRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ManifestPart.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'megaflow.v1.Tasks', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('megaflow.v1.Tasks', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Tasks(object):
+    """Tasks: environment, agent and models, scheduled and executed by the server. Every call may be repeated.
+    """
+
+    @staticmethod
+    def CreateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/CreateJob',
+            megaflow_dot_protocol_dot_megaflow__pb2.CreateJobRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/AddTasks',
+            megaflow_dot_protocol_dot_megaflow__pb2.AddTasksRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.AddTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SealJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/SealJob',
+            megaflow_dot_protocol_dot_megaflow__pb2.JobRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/GetJob',
+            megaflow_dot_protocol_dot_megaflow__pb2.JobRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/ListJobs',
+            megaflow_dot_protocol_dot_megaflow__pb2.ListJobsRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/WaitResults',
+            megaflow_dot_protocol_dot_megaflow__pb2.WaitResultsRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.WaitResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/CancelJob',
+            megaflow_dot_protocol_dot_megaflow__pb2.CancelJobRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/CancelTask',
+            megaflow_dot_protocol_dot_megaflow__pb2.TaskRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.TaskStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/ExplainTask',
+            megaflow_dot_protocol_dot_megaflow__pb2.TaskRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.TaskStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/PutManifest',
+            megaflow_dot_protocol_dot_megaflow__pb2.PutManifestRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.PutManifestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Tasks/GetManifest',
+            megaflow_dot_protocol_dot_megaflow__pb2.GetManifestRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ManifestPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class RunnersStub(object):
+    """What executes attempts asks of the orchestrator. Every call may be repeated.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.RegisterRunner = channel.unary_unary(
+                '/megaflow.v1.Runners/RegisterRunner',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RegisterRunnerRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RegisterRunnerResponse.FromString,
+                _registered_method=True)
+        self.RenewRunner = channel.unary_unary(
+                '/megaflow.v1.Runners/RenewRunner',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RunnerRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RenewRunnerResponse.FromString,
+                _registered_method=True)
+        self.ClaimAttempts = channel.unary_unary(
+                '/megaflow.v1.Runners/ClaimAttempts',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ClaimAttemptsRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ClaimAttemptsResponse.FromString,
+                _registered_method=True)
+        self.ReportAttempts = channel.unary_unary(
+                '/megaflow.v1.Runners/ReportAttempts',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ReportAttemptsRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ReportAttemptsResponse.FromString,
+                _registered_method=True)
+        self.DrainRunner = channel.unary_unary(
+                '/megaflow.v1.Runners/DrainRunner',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RunnerRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.DrainRunnerResponse.FromString,
+                _registered_method=True)
+
+
+class RunnersServicer(object):
+    """What executes attempts asks of the orchestrator. Every call may be repeated.
+    """
+
+    def RegisterRunner(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewRunner(self, request, context):
+        """Keeps all that a runner holds for another lease, and says what it is to stop.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimAttempts(self, request, context):
+        """Attempts to execute; waits for some where there are none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportAttempts(self, request, context):
+        """How far attempts have come, and how they ended; many at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainRunner(self, request, context):
+        """It claims no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RunnersServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'RegisterRunner': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterRunner,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RegisterRunnerRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RegisterRunnerResponse.SerializeToString,
+            ),
+            'RenewRunner': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewRunner,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RunnerRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.RenewRunnerResponse.SerializeToString,
+            ),
+            'ClaimAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimAttempts,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ClaimAttemptsRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ClaimAttemptsResponse.SerializeToString,
+            ),
+            'ReportAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAttempts,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ReportAttemptsRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ReportAttemptsResponse.SerializeToString,
+            ),
+            'DrainRunner': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainRunner,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.RunnerRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.DrainRunnerResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'megaflow.v1.Runners', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('megaflow.v1.Runners', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Runners(object):
+    """What executes attempts asks of the orchestrator. Every call may be repeated.
+    """
+
+    @staticmethod
+    def RegisterRunner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Runners/RegisterRunner',
+            megaflow_dot_protocol_dot_megaflow__pb2.RegisterRunnerRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.RegisterRunnerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewRunner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Runners/RenewRunner',
+            megaflow_dot_protocol_dot_megaflow__pb2.RunnerRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.RenewRunnerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Runners/ClaimAttempts',
+            megaflow_dot_protocol_dot_megaflow__pb2.ClaimAttemptsRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ClaimAttemptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Runners/ReportAttempts',
+            megaflow_dot_protocol_dot_megaflow__pb2.ReportAttemptsRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ReportAttemptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainRunner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Runners/DrainRunner',
+            megaflow_dot_protocol_dot_megaflow__pb2.RunnerRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.DrainRunnerResponse.FromString,
             options,
             channel_credentials,
             insecure,

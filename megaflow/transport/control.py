@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from megaflow.deadlines import env_start_exceeded
-from megaflow.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from megaflow.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
 from megaflow.protocol import PROTOCOL_VERSION, failures
 from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol.hello import hello_request, package_version
+from megaflow.transport.chunks import CHUNK_BYTES
 from megaflow.transport.credentials import Target
 from megaflow.transport.io import Caller, left
 from megaflow.transport.stream import ReplyTimeout
@@ -25,27 +26,15 @@ _RECONNECT = 2.0
 _ENV_START_GRACE = 5.0
 # gRPC's clock and ours may differ by so much; seconds.
 _CLOCKS = 0.05
+# How long a server that is being restarted is waited for where nothing is lost by it, and how often it is tried.
+_PATIENCE = 60.0
+_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 # Everything else on the control plane answers at once or is in trouble.
 CALL_TIMEOUT = 10.0
-
-FEATURES = ("vector", "chunks")
-
-
-def package_version(name: str) -> str:
-    """The installed version of a distribution; empty for a source tree that is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
-def hello_request() -> pb.HelloRequest:
-    return pb.HelloRequest(
-        protocol_version=PROTOCOL_VERSION,
-        features=FEATURES,
-        megaflow_version=package_version("megaflow"),
-        gymnasium_version=package_version("gymnasium"),
-    )
+# Fetching an image; seconds.
+_PREPARE_TIMEOUT = 3600.0
+# Keeping what is in a sandbox, and making one of it; seconds.
+_SNAPSHOT_TIMEOUT = 600.0
 
 
 class Control:
@@ -90,6 +79,88 @@ class Control:
         answer = await self._call("ListEnvironments", pb.ListEnvironmentsRequest(), 60.0)
         return sorted(answer.environments, key=lambda info: info.id)
 
+    async def pools(self) -> pb.ListPoolsResponse:
+        """How the server's pools are."""
+        answer: pb.ListPoolsResponse = await self._call("ListPools", pb.ListPoolsRequest(), 60.0)
+        return answer
+
+    async def prepare_pool(self, request: pb.PreparePoolRequest) -> pb.PoolStatus:
+        """Announces claims; an image may have to be fetched for them."""
+        answer: pb.PoolStatus = await self._call("PreparePool", request, _PREPARE_TIMEOUT)
+        return answer
+
+    async def prepare_environment(
+        self, request: pb.PrepareEnvironmentRequest
+    ) -> pb.ListPoolsResponse:
+        """The same for sessions of an environment."""
+        answer: pb.ListPoolsResponse = await self._call(
+            "PrepareEnvironment", request, _PREPARE_TIMEOUT
+        )
+        return answer
+
+    async def keep_snapshot(self, request: pb.KeepSnapshotRequest) -> str:
+        """Keeps the files of a session's sandboxes, with its environment's state; gives the snapshot's id."""
+        size = len(request.state) + len(request.observation)
+        if size > CHUNK_BYTES:
+            raise ResourceExhausted(
+                f"the environment's state and observation are {size} bytes, and a snapshot takes {CHUNK_BYTES}: "
+                "have its get_state() return less"
+            )
+        answer: pb.KeepSnapshotResponse = await self._call(
+            "KeepSnapshot", request, _SNAPSHOT_TIMEOUT
+        )
+        return answer.snapshot_id
+
+    async def restore_snapshot(
+        self, request: pb.RestoreSnapshotRequest, end: float | None
+    ) -> pb.RestoreSnapshotResponse:
+        """Has a session's sandboxes begin from a snapshot; what its environment is to go on from.
+
+        Raises ReplyTimeout at `end`, a moment of the monotonic clock.
+        """
+        timeout = _SNAPSHOT_TIMEOUT if end is None else min(_SNAPSHOT_TIMEOUT, left(end) or 0.0)
+        try:
+            answer: pb.RestoreSnapshotResponse = await self._call(
+                "RestoreSnapshot", request, timeout
+            )
+        except DeadlineExceeded:
+            if end is None or time.monotonic() < end - _CLOCKS:
+                raise
+            raise ReplyTimeout("RestoreSnapshot was not answered in time") from None
+        return answer
+
+    async def drop_snapshot(self, snapshot_id: str) -> None:
+        request = pb.DropSnapshotRequest(snapshot_id=snapshot_id)
+        await self._call("DropSnapshot", request, CALL_TIMEOUT)
+
+    async def sandboxes(self) -> pb.ListSandboxesResponse:
+        """The sandboxes that the caller may look into."""
+        answer: pb.ListSandboxesResponse = await self._call(
+            "ListSandboxes", pb.ListSandboxesRequest(), CALL_TIMEOUT
+        )
+        return answer
+
+    async def keep_sandboxes(self, request: pb.KeepSandboxesRequest) -> None:
+        """Has the sandboxes of a session outlive it."""
+        await self._call("KeepSandboxes", request, CALL_TIMEOUT)
+
+    async def drop_sandboxes(self, id_: str) -> None:
+        """Lets go of those that do."""
+        await self._call("DropSandboxes", pb.DropSandboxesRequest(id=id_), CALL_TIMEOUT)
+
+    async def run_inside(self, request: pb.RunInsideRequest) -> pb.RunInsideResponse:
+        """Runs a command in one of them, however long it takes."""
+        answer: pb.RunInsideResponse = await self._call("RunInside", request, None)
+        return answer
+
+    def terminal(self, inputs: Any) -> Any:
+        """A terminal in one of them: the call, whose errors are for `failed`."""
+        return self._caller.stream("OpenTerminal", inputs)
+
+    def failed(self, error: grpc.RpcError) -> Exception:
+        """What the error of a call is, as one of ours."""
+        return self._failed(error)
+
     async def open_session(
         self, request: pb.OpenSessionRequest, env_start: float | None, end: float | None = None
     ) -> pb.OpenSessionResponse:
@@ -121,6 +192,26 @@ class Control:
         timeout = min(CALL_TIMEOUT, self.hello.lease_s / 3)
         answer: pb.RenewLeasesResponse = await self._call("RenewLeases", request, timeout)
         return answer
+
+    async def ask(self, method: str, request: Message, *, wait: float = 0.0) -> Any:
+        """The answer of a method that may be repeated: asked for again while the server is away, for a minute.
+
+        Args:
+            wait: seconds that the server takes before it answers, where that is what it was asked for.
+        """
+        end, pause = time.monotonic() + _PATIENCE, _PAUSE
+        while True:
+            try:
+                return await self._call(method, request, CALL_TIMEOUT + wait)
+            except (Unavailable, ResourceExhausted) as error:
+                if time.monotonic() >= end:
+                    raise
+                await self._caller.sleep(pause if error.retry_after is None else error.retry_after)
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    async def call(self, method: str, request: Message, timeout: float) -> Any:
+        """The answer of a method, asked for once."""
+        return await self._call(method, request, timeout)
 
     async def reachable(self, timeout: float) -> bool:
         """Whether the server answers within so many seconds; waits for gRPC to connect again.

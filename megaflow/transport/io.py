@@ -11,11 +11,13 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from google.protobuf.message import Message
 
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
+from megaflow.protocol.hello import REQUEST_KEY, TENANT_KEY
 from megaflow.transport import handshake, interrupts
 from megaflow.transport.channels import Channel
 from megaflow.transport.credentials import Target
@@ -24,9 +26,6 @@ from megaflow.transport.slots import Lent
 from megaflow.transport.stream import ShardChannel
 
 T = TypeVar("T")
-
-# The metadata by which a call shows its request's id.
-REQUEST_KEY = "megaflow-request"
 
 # How a wait ends that nobody wants to go on with: what was asked for is abandoned then.
 INTERRUPTS = (KeyboardInterrupt, interrupts.Interrupted, asyncio.CancelledError)
@@ -83,6 +82,10 @@ class Caller(Protocol):
         """The answer. Raises grpc.RpcError."""
         ...
 
+    def stream(self, method: str, requests: Any) -> Any:
+        """A call of a method with streams: an iterator of what comes, asynchronous where its requests are."""
+        ...
+
     async def explain(self) -> str | None:
         """What is wrong with the encryption of a connection that does not come about; None: nothing."""
         ...
@@ -95,12 +98,21 @@ class Caller(Protocol):
 
 
 def shown(metadata: tuple[tuple[str, str], ...], request: Message) -> tuple[tuple[str, str], ...]:
-    """What a call shows before its request: this, and the request's id where it may come again.
+    """What a call shows before its request: this, the request's id where it may come again, and whom it is for.
 
-    A server that refuses new requests need not read it, to know that it is one.
+    A server that refuses new requests need not read it, to know that it is one, and whose quota it would count for.
     """
-    request_id = getattr(request, "request_id", "")
-    return (*metadata, (REQUEST_KEY, request_id)) if request_id else metadata
+    if request_id := getattr(request, "request_id", ""):
+        metadata = (*metadata, (REQUEST_KEY, request_id))
+    if tenant := getattr(request, "tenant", ""):
+        metadata = (*metadata, (TENANT_KEY, quote(tenant, safe="")))
+    return metadata
+
+
+def stubs(channel: Any) -> dict[str, Any]:
+    """What calls each method of the control plane, over a blocking or an asyncio channel; no two share a name."""
+    services = (pb_grpc.GatewayStub, pb_grpc.TasksStub, pb_grpc.RunnersStub)
+    return {name: call for each in services for name, call in vars(each(channel)).items()}
 
 
 class BlockingCaller:
@@ -110,7 +122,7 @@ class BlockingCaller:
         self._target = target
         self._channel = Channel(target)
         self._metadata = target.metadata
-        self._stub = pb_grpc.GatewayStub(self._channel.grpc)
+        self._stubs = stubs(self._channel.grpc)
 
     async def call(
         self,
@@ -121,12 +133,15 @@ class BlockingCaller:
         wait_for_ready: bool = False,
     ) -> Any:
         with interrupts.interruptible():
-            return getattr(self._stub, method)(
+            return self._stubs[method](
                 request,
                 timeout=timeout,
                 wait_for_ready=wait_for_ready,
                 metadata=shown(self._metadata, request),
             )
+
+    def stream(self, method: str, requests: Any) -> Any:
+        return self._stubs[method](requests, metadata=self._metadata)
 
     async def explain(self) -> str | None:
         with interrupts.interruptible():

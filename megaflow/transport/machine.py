@@ -14,7 +14,7 @@ from megaflow.errors import FailedPrecondition, InvalidArgument
 from megaflow.protocol import PROTOCOL_VERSION
 from megaflow.protocol import megaflow_pb2 as pb
 
-Verb: TypeAlias = pb.Reset | pb.Step | pb.Call | pb.SetAttr | pb.Close
+Verb: TypeAlias = pb.Reset | pb.Step | pb.Call | pb.SetAttr | pb.Close | pb.Snapshot | pb.Restore
 
 # Requests that may be outstanding until the server says otherwise.
 DEFAULT_WINDOW = 4
@@ -210,4 +210,6 @@ _FIELDS: dict[type[Verb], str] = {
     pb.Call: "call",
     pb.SetAttr: "set_attr",
     pb.Close: "close",
+    pb.Snapshot: "snapshot",
+    pb.Restore: "restore",
 }

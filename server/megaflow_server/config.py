@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import os
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
-    AllowInfNan,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -26,24 +23,14 @@ from pydantic import (
 )
 
 from megaflow.errors import InvalidArgument
+from megaflow_server.backend_tables import DockerTable
+from megaflow_server.config_values import Memory
+from megaflow_server.cpus import usable_cpus
 from megaflow_server.faults import expected
-from megaflow_server.quantities import memory_of
-
-
-def usable_cpus() -> int:
-    """The CPUs that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory(given: object) -> object:
-    if isinstance(given, str):
-        return memory_of(given)
-    if type(given) is not int or given < 1:
-        raise ValueError("give 512Mi, 4Gi, or a number of bytes")
-    return given
-
+from megaflow_server.models.tables import ModelTable
+from megaflow_server.template_tables import SandboxesTable, TemplateTable
+from megaflow_server.templates import Template
+from megaflow_server.tenant_tables import TenantConfig
 
 # The shortest and the longest time that a client or a worker may be silent; seconds. A busy machine keeps anybody
 # waiting for half a second, and no clock of a client's counts for ever.
@@ -67,9 +54,6 @@ def _module(name: str) -> str:
 
 # The name of a module, as Python's `import` takes it.
 Module = Annotated[str, AfterValidator(_module)]
-
-# A number of bytes, or a quantity such as 512Mi.
-Memory = Annotated[int, BeforeValidator(_memory)]
 
 
 # Characters of a value that an error repeats.
@@ -125,34 +109,34 @@ class ServerConfig(BaseModel):
     max_waiting: NonNegativeInt = 4_096
     # Seconds that sessions get to end after SIGTERM. Default: less than the 30 that Kubernetes gives a pod.
     drain_grace: NonNegativeFloat = 25.0
+    # What keeps tasks: sqlite:///PATH or postgresql://…. Default: none, so the server takes no tasks.
+    store: str | None = None
+    # Processes that execute these tasks, of this server's own; 0 where others do, with `megaflow runner`. Default: one
+    # where there is a store, since tasks are submitted to be executed.
+    runners: NonNegativeInt | None = None
+    # Attempts at once, of each of its runners. Default: enough for environments that wait for models; tasks that say
+    # what they request take fewer where there is no room.
+    concurrency: PositiveInt = 64
+    # Seconds that a step may take in the tasks that its runners execute, a verifier's included. Default: long enough
+    # for the tests of a large repository, short enough that what hangs is told the same day.
+    step_timeout: PositiveFloat = 3600.0
+    # Where health, metrics and models are served over HTTP, host:port. Default: nowhere.
+    http: str | None = None
+    # Where its runners put trajectories, a folder or a URL, and the folder in which sessions of models are recorded.
+    # Default: for runners `trajectories` beside an SQLite store, else in the user's state folder; of models none, so
+    # they are not recorded.
+    trajectories: Annotated[str, Field(min_length=1)] | None = None
     # What starts workers. Default: processes of this host, which need nothing else.
     backend: str = "process"
-    # Modules that each worker imports before it serves; they register environments. Default: none,
+    # What workers are containers of: an image with megaflow in it. Default: none, so processes of this host.
+    worker_image: Annotated[str, Field(min_length=1)] | None = None
+    # Modules that each worker and each of its runners imports before it serves; they register environments, agents
+    # and models. Default: none,
     # so gymnasium's own environments.
     modules: list[Module] = Field([], alias="import")
     # Whether clients may name modules to import ("module:Env-v0"). Default: no, since whoever may
     # do so runs code of their choice among what is installed.
     allow_import: bool = False
-
-
-class QuotaConfig(BaseModel):
-    """What a tenant may have."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    # Sessions at once. Default: as many as the server has.
-    sessions: PositiveInt | None = None
-    # Sessions opened; a tenth of it may come in one burst. Default: no limit.
-    sessions_per_minute: Annotated[PositiveFloat, AllowInfNan(False)] | None = None
-
-
-class TenantConfig(BaseModel):
-    """A table `[tenants.NAME]`; the name is what its tokens say."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    # Its share of the server. Default: whatever is free.
-    quota: QuotaConfig = Field(default_factory=QuotaConfig)
 
 
 class Config(BaseModel):
@@ -164,6 +148,18 @@ class Config(BaseModel):
     server: ServerConfig = Field(default_factory=lambda: ServerConfig.model_validate({}))
     # What each tenant may have. Default: nobody has a limit of its own.
     tenants: dict[str, TenantConfig] = {}
+    # The Docker Engine that containers run on. Default: the one of this host, and the strictest profile.
+    docker: DockerTable = DockerTable()
+    # What sessions' instances are made of. Default: what environments ask for, as processes of this host.
+    templates: dict[str, TemplateTable] = {}
+    # What environments may ask for that name no template. Default: the limits of the profile.
+    sandboxes: SandboxesTable = SandboxesTable()
+    # What answers calls of models. Default: nothing.
+    models: dict[str, ModelTable] = {}
+
+    def made_templates(self) -> dict[str, Template]:
+        """The templates by their names. InvalidArgument for a name that is none."""
+        return {name: table.template(name) for name, table in self.templates.items()}
 
 
 def load(path: Path | None, options: Mapping[str, Any]) -> Config:
@@ -182,6 +178,11 @@ def load(path: Path | None, options: Mapping[str, Any]) -> Config:
         config = Config.model_validate(tables)
     except ValidationError as error:
         raise InvalidArgument("\n".join(f"{path}: {line}" for line in _faults(error))) from None
+    try:
+        config.made_templates()
+        config.docker.options()
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error.message}") from None
     given = {
         _key(field): value for field, value in options.items() if value is not None and value != []
     }
@@ -199,6 +200,12 @@ def _key(field: str) -> str:
 
 def _consistent(server: ServerConfig) -> ServerConfig:
     """Raises InvalidArgument where what was asked for cannot be had together."""
+    if server.backend == "docker" and server.worker_image is None:
+        raise InvalidArgument(
+            "backend='docker': workers in containers need an image with megaflow in it: name one with --worker-image "
+            "(server/deploy/Dockerfile makes one); for sandboxes in containers alone, leave the backend out and "
+            "name docker in their templates"
+        )
     most = server.max_workers
     if most is None or server.workers <= most:
         return server
@@ -214,13 +221,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidArgument(f"--config {path}: cannot be read: {error.strerror}") from error
+        raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidArgument(
-            f"--config {path}: byte {error.start} is no UTF-8, which TOML is written in: save the file as UTF-8"
+            f"{path}: byte {error.start} is no UTF-8, which TOML is written in: save the file as UTF-8"
         ) from error
     except tomllib.TOMLDecodeError as error:
-        raise InvalidArgument(f"--config {path}: is no TOML: {error}") from error
+        raise InvalidArgument(f"{path}: is no TOML: {error}") from error
 
 
 def _faults(error: ValidationError) -> Iterator[str]:
@@ -228,6 +235,8 @@ def _faults(error: ValidationError) -> Iterator[str]:
         location = fault["loc"]
         if fault["type"] == "extra_forbidden":
             yield f"{_dotted(location)}: unknown key{_nearest(location)}"
+        elif fault["type"] == "missing":
+            yield f"{_dotted(location)}: is missing"
         else:
             yield f"{_dotted(location)} = {_written(fault['input'])}: {expected(fault)}"
 
@@ -269,11 +278,15 @@ def _nearest(location: Sequence[int | str]) -> str:
 
 def _table(path: Sequence[str]) -> type[BaseModel]:
     """What the keys of a table are."""
-    match path:
-        case ["server"]:
-            return ServerConfig
-        case ["tenants", _]:
-            return TenantConfig
-        case ["tenants", _, "quota"]:
-            return QuotaConfig
-    return Config
+    table: type[BaseModel] = Config
+    names = iter(path)
+    for name in names:
+        found = table.model_fields[name].annotation
+        if get_origin(found) is dict:  # of tables, each under a name of its own
+            next(names)
+            found = get_args(found)[1]
+        if isinstance(found, UnionType):  # of a table and None
+            found = get_args(found)[0]
+        assert isinstance(found, type)
+        table = found
+    return table

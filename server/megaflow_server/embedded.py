@@ -5,6 +5,9 @@ Holds are the pipe to standard input, which its starter and all its forks keep o
 hexadecimal characters, the `client_id` of the sessions that it opens) and gets b"+"; no answer means that the
 server is ending. When its last connection ends, however it does, its sessions are ended at once. A fork must
 close the connection that it inherits, and make its own. See megaflow/embedded.py for the other side.
+
+Of megaflow.toml (see `config_file.find`) it takes what sandboxes are made of, `[templates]`, `[sandboxes]` and
+`[docker]`; the rest is about servers that somebody starts.
 """
 
 from __future__ import annotations
@@ -12,19 +15,30 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
+from megaflow.errors import MegaflowError
 from megaflow.protocol import megaflow_pb2 as pb
-from megaflow_server.backends import get_backend
-from megaflow_server.config import usable_cpus
-from megaflow_server.gateway.server import Gateway, GatewaySettings, private_folder
+from megaflow_server.backends import get_backend, get_builds
+from megaflow_server.config_file import find
+from megaflow_server.cpus import usable_cpus
+from megaflow_server.gateway.server import Gateway, private_folder
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.janitor import Janitor
+from megaflow_server.pool import Pools
+from megaflow_server.requested import Most
+
+if TYPE_CHECKING:
+    from megaflow_server.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +53,35 @@ _CLIENT_ID = re.compile(rb"[0-9a-f]{32}")
 _STOP_GRACE = 1.5
 
 
-class Config(TypedDict):
+class Start(TypedDict):
     """What the client writes to standard input, as one line of JSON."""
 
     import_paths: list[str]
     directory: str
 
 
-def main(config: Config) -> None:
+def main(start: Start) -> None:
     """Runs until nobody holds the server any more, or SIGTERM."""
+    try:
+        config = _configured()
+    except MegaflowError as error:
+        _say({"refused": error.message})
+        return
     with Janitor() as janitor:
-        asyncio.run(_main(config, janitor))
+        asyncio.run(_main(start, config, janitor))
 
 
-async def _main(config: Config, janitor: Janitor) -> None:
+def _configured() -> Config | None:
+    """What megaflow.toml says; None where there is none, since what reads it takes a quarter of a start to import."""
+    file = find()
+    if file is None:
+        return None
+    from megaflow_server.config import load
+
+    return load(file, {})
+
+
+async def _main(start: Start, config: Config | None, janitor: Janitor) -> None:
     # A Ctrl-C at the terminal is the client's; it lets go when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lifetime = Lifetime()
@@ -60,7 +89,7 @@ async def _main(config: Config, janitor: Janitor) -> None:
     await lifetime.watch_stdin()
     async with private_folder() as folder:
         janitor.take([folder])
-        serving = asyncio.create_task(_serve(config, folder, lifetime))
+        serving = asyncio.create_task(_serve(start, config, folder, lifetime))
         ended = asyncio.create_task(lifetime.ended.wait())
         await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
         serving.cancel()
@@ -71,10 +100,13 @@ async def _main(config: Config, janitor: Janitor) -> None:
             raise result
 
 
-async def _serve(config: Config, folder: Path, lifetime: Lifetime) -> None:
+async def _serve(start: Start, config: Config | None, folder: Path, lifetime: Lifetime) -> None:
     code = folder / "code"
     code.mkdir(mode=0o700)
     backend = get_backend("process")
+    docker = config.docker.options() if config else None
+    build = config is None or config.docker.build is not False
+    anything = Most(math.inf, math.inf, math.inf)  # its user could start such containers without it
     cpus = usable_cpus()
     settings = GatewaySettings(
         folder=folder,
@@ -85,24 +117,41 @@ async def _serve(config: Config, folder: Path, lifetime: Lifetime) -> None:
         code_policy=pb.CODE_POLICY_EMBEDDED,
         code_folder=code,
         stop_grace=_STOP_GRACE,
-        import_paths=config["import_paths"],
-        directory=Path(config["directory"]),
+        templates=config.made_templates() if config else {},
+        most=config.sandboxes.most(anything) if config else anything,
+        open_backend=lambda name: get_backend(name, docker if name == "docker" else None),
+        open_builds=partial(get_builds, docker) if build else None,
+        import_paths=start["import_paths"],
+        directory=Path(start["directory"]),
     )
     async with Gateway(settings, backend) as gateway:
         await lifetime.listen(folder / "lifetime.sock", gateway.sessions)
         _answer(folder)
+        await _fill(gateway.pools)
         await asyncio.Event().wait()
+
+
+async def _fill(pools: Pools) -> None:
+    """Have ready what is to wait from the start; whoever asks for what cannot be had is told that, too."""
+    try:
+        await pools.start()
+    except MegaflowError as error:
+        logger.warning("%s", error.message)
 
 
 def _answer(folder: Path) -> None:
     """Tells the client where the server is, and moves what is printed from here on to a log."""
-    sys.stdout.write("megaflow " + json.dumps({"folder": str(folder)}) + "\n")
-    sys.stdout.flush()
+    _say({"folder": str(folder)})
     log = os.open(folder / "log" / "gateway.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s gateway %(message)s")
+
+
+def _say(answer: Mapping[str, str]) -> None:
+    sys.stdout.write("megaflow " + json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 class Clients(Protocol):

@@ -16,9 +16,11 @@ _EXPECTED = {
     "greater_than": "give more than {gt:g}",
     "greater_than_equal": "give {ge:g} or more",
     "int_type": "give a whole number",
+    "literal_error": "give {expected}",
     "list_type": 'give a list, such as ["…"]',
     "model_type": "give a table",
     "path_type": "give a path, in quotes",
+    "string_too_short": "give text, in quotes",
     "string_type": "give text, in quotes",
     "too_short": "give at least one",
 }

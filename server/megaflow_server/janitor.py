@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -22,8 +21,9 @@ from types import TracebackType
 from typing import Any
 
 from megaflow_server import marks
+from megaflow_server.removal import remove_tree
 
-__all__ = ["PATIENCE", "Janitor", "main", "tidies"]
+__all__ = ["PATIENCE", "Janitor", "end_all", "main", "tidies"]
 
 _START = (
     "import sys; sys.path.append(sys.argv[1]); "
@@ -96,14 +96,15 @@ def main(run: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     lines = sys.stdin.buffer.readlines()
-    _end_all(run)
+    end_all(run)
     for line in lines:
         with suppress(ValueError):  # the server was killed while it wrote this
             _remove(*json.loads(line))
     os._exit(0)
 
 
-def _end_all(run: int) -> None:
+def end_all(run: int) -> None:
+    """Ends every process with a mark of a run, as long as that takes, and not for much longer than 5 s."""
     began = time.monotonic()
     pause = 0.005
     # A pass that finds one is not the last: it may have started another meanwhile.
@@ -142,7 +143,7 @@ def _remove(path: str, device: int, inode: int, folders: Any) -> None:
         status = os.lstat(path)
         if (status.st_dev, status.st_ino) == (device, inode):
             if stat.S_ISDIR(status.st_mode):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(Path(path))
             else:
                 os.unlink(path)
         if folders:

@@ -14,10 +14,11 @@ from megaflow.protocol import megaflow_pb2 as pb
 # Metadata key under which a gateway shows a worker its secret.
 SECRET_KEY = "megaflow-worker-secret"
 
-# What a starting worker runs. Its configuration comes first, so that imports happen with the right paths.
+# What a starting worker runs. Its configuration comes first, so that imports happen with the right paths,
+# which are the image's own where it names none.
 BOOTSTRAP = (
     "import json, sys; config = json.loads(sys.stdin.buffer.read()); "
-    "sys.path[:] = config['import_paths']; from megaflow_server.worker.main import main; main(config)"
+    "sys.path[:] = config['import_paths'] or sys.path; from megaflow_server.worker.main import main; main(config)"
 )
 
 
@@ -106,7 +107,7 @@ def take_refusal(socket: Path) -> str:
 
 
 # How much of a worker's log goes into an error: a traceback's last frames, past those of importlib.
-_TAIL_LINES = 20
+_TAIL_LINES = 50
 _TAIL_BYTES = 4096
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from megaflow.errors import InvalidArgument
 from megaflow_server.backends import Backend, Exit, Instance, InstanceSpec, get_backend
 from megaflow_server.backends.fake import FakeBackend
+from megaflow_server.backends.fake_stream import ProgramEnd, cat
 from megaflow_server.testing.backends import BackendContract
 from process_scripts import appears, script
 
@@ -21,10 +22,21 @@ STUBBORN = (
 )
 
 
+async def program(end: ProgramEnd) -> int:
+    """What runs in the fake: `cat`, or the end with an exit code and a complaint."""
+    if end.argv[0] == "exit":
+        end.complain(b"this\n")
+        return int(end.argv[1])
+    return await cat(end)
+
+
 class TestFake(BackendContract):
     @pytest.fixture
     def backend(self) -> FakeBackend:
         return FakeBackend()
+
+    def exiting(self, code: int) -> Sequence[str]:
+        return ("exit", str(code))
 
     def spec(
         self, instance_id: str, *, labels: Mapping[str, str] | None = None, config: bytes = b""
@@ -52,6 +64,18 @@ class TestFake(BackendContract):
         assert isinstance(backend, FakeBackend)
         (found,) = await backend.list({})
         return found.spec.config
+
+
+class TestFakeWithEverything(TestFake):
+    @pytest.fixture
+    def backend(self) -> FakeBackend:
+        everything = frozenset({"images", "streams", "copy", "commit", "inspect", "stats"})
+        backend = FakeBackend(capabilities=everything, program=program)
+        backend.prepared.append(self.image())
+        return backend
+
+    def image(self) -> str:
+        return "image:1"
 
 
 class TestProcess(BackendContract):

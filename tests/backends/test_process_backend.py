@@ -127,12 +127,14 @@ async def test_children_do_not_outlive_a_killed_instance(
 async def test_destroy_returns_when_all_children_are_gone(
     backend: ProcessBackend, tmp_path: Path
 ) -> None:
+    # Those that others left: this process adopts whatever loses its parent, once a backend was made in it.
+    before = zombies()
     family = Family(tmp_path, *KINDS)
     instance = await backend.create(family.spec)
     pids = await family.pids()
     await backend.destroy(instance.id, grace=20)
     assert [pid for pid in (*pids, instance.pid) if not is_gone(pid)] == []
-    assert zombies() == set()
+    assert zombies() <= before
 
 
 async def test_children_do_not_outlive_an_instance_that_ends_by_itself(
@@ -283,11 +285,11 @@ async def test_nothing_leaks_over_many_instances(backend: ProcessBackend, tmp_pa
         await backend.destroy("a", grace=0)
 
     await cycle(0)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before, unreaped = os.listdir("/proc/self/fd"), zombies()
     for number in range(50):
         await cycle(number)
     assert len(os.listdir("/proc/self/fd")) == len(before)
-    assert zombies() == set()
+    assert zombies() <= unreaped
 
 
 async def test_output_is_appended_to_the_log(backend: ProcessBackend, tmp_path: Path) -> None:

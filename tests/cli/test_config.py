@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from megaflow import InvalidArgument
 from megaflow_server import config as configuration
-from megaflow_server.config import QuotaConfig, ServerConfig, TenantConfig, load
+from megaflow_server.config import ServerConfig, load
+from megaflow_server.tenant_tables import QuotaConfig, TenantConfig
 
 
 def written(folder: Path, text: str) -> Path:

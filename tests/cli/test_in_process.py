@@ -8,7 +8,8 @@ import pytest
 import megaflow
 from megaflow import InvalidArgument, SessionLost, Unavailable
 from megaflow_server.backends.fake import FakeBackend
-from megaflow_server.gateway.server import Gateway, GatewaySettings, private_folder
+from megaflow_server.gateway.server import Gateway, private_folder
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.worker.in_process import run
 
 

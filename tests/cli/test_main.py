@@ -14,7 +14,7 @@ def test_version(command: Command) -> None:
     assert (done.status, done.out) == (0, f"megaflow {version('megaflow')}\n")
 
 
-@pytest.mark.parametrize("name", ["serve", "envs", "tokens", "doctor", "bench"])
+@pytest.mark.parametrize("name", ["serve", "envs", "tokens", "doctor", "export", "bench"])
 def test_help_names_every_command(command: Command, name: str) -> None:
     listed = command("--help")
     assert (listed.status, listed.err) == (0, "")

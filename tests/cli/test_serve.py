@@ -205,6 +205,18 @@ def test_a_file_configures_it_and_options_win(serve: Serve, place: Place) -> Non
     play("Mine-v0", served.addresses[0])
 
 
+def test_the_file_that_is_here_configures_it(serve: Serve, place: Place) -> None:
+    path = place.folder / "server.sock"
+    file = place.script(
+        "megaflow.toml",
+        f'[server]\nlisten = ["unix:{path}"]\nworkers = 1\nbackend = "fake"\n',
+    )
+    served = serve()
+    assert served.addresses == [f"unix:{path}"]
+    assert served.process.stdout is not None
+    assert served.process.stdout.readline() == f"Configured by {file}\n"
+
+
 def test_a_file_with_an_unknown_key(refused: Refused, place: Place) -> None:
     file = place.script("megaflow.toml", "[server]\nworker = 2\n")
     assert refused("--config", str(file)) == (

@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_made(
     [
         (("a b",), "principal='a b'"),
         (("local",), "principal='local'"),
-        (("team", "--scope", "root"), "choose among admin, read, sessions, submit"),
+        (("team", "--scope", "root"), "choose among admin, read, run, sessions, submit"),
         (("team", "--scope", ""), "choose among"),
         (("team", "--expires", "soon"), "--expires"),
         (("team", "--expires", "0d"), "--expires"),

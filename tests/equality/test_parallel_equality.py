@@ -11,6 +11,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 import megaflow
+from autoreset_modes import MODES, id_and_mode
 from zoo.lockstep import assert_same, vectors_in_lockstep
 from zoo.makers import MakeVec
 
@@ -24,11 +25,10 @@ def parallel(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.value)
-@pytest.mark.parametrize("id", IDS)
-def test_equal_in_every_autoreset_mode(
-    id: str, mode: AutoresetMode, parallel: Any, local_vec: MakeVec
-) -> None:
+@id_and_mode(IDS, [])
+def test_equal_in_every_autoreset_mode(id: str, mode: AutoresetMode, local_vec: MakeVec) -> None:
+    """Each in every mode and in both ways, and every mode in both ways; not all three together."""
+    parallel: Any = SIDE_BY_SIDE[(IDS.index(id) + MODES.index(mode)) % 2]
     with closing(megaflow.make_vec(id, 3, autoreset_mode=mode, parallel=parallel)) as envs:
         expected = local_vec(id, 3, autoreset_mode=mode)
         assert vectors_in_lockstep(expected, envs, steps=100) > 0

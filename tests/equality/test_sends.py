@@ -14,26 +14,26 @@ from gymnasium.error import AlreadyPendingCallError, NoAsyncCallError
 from gymnasium.vector import AutoresetMode
 
 import megaflow
+from autoreset_modes import id_and_mode
 from faces import AwaitedFace, BlockingFace, Face
 from sent import Sent
-from zoo import SPACE_IDS
+from zoo import KIND_IDS, VARIANT_IDS
 from zoo.lockstep import vectors_in_lockstep
 from zoo.makers import MakeVec
 
-IDS = ["CartPole-v1", *SPACE_IDS, "zoo/Infos-v0", "zoo/EveryStepInfos-v0", "zoo/Scalars-v0"]
+IDS = ["CartPole-v1", *KIND_IDS, "zoo/Infos-v0", "zoo/EveryStepInfos-v0", "zoo/Scalars-v0"]
 INLINE = ("CartPole-v1", "zoo/Nested-v0", "zoo/Infos-v0")
 NUM_ENVS = 4
 
 
-@pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.value)
-@pytest.mark.parametrize("id", IDS)
+@id_and_mode(IDS, VARIANT_IDS, 1)
 def test_all_that_was_sent_is_what_a_step_gives(
     id: str, mode: AutoresetMode, server: str | None, remote_vec: MakeVec, local_vec: MakeVec
 ) -> None:
     if server == "inline" and id not in INLINE:
         pytest.skip("covered on the embedded server")
     remote: Any = Sent(remote_vec(id, NUM_ENVS, autoreset_mode=mode))
-    ended = vectors_in_lockstep(local_vec(id, NUM_ENVS, autoreset_mode=mode), remote, steps=120)
+    ended = vectors_in_lockstep(local_vec(id, NUM_ENVS, autoreset_mode=mode), remote, steps=50)
     assert ended > 0
 
 

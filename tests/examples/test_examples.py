@@ -47,8 +47,22 @@ def test_short_example(name: str) -> None:
     assert re.search(".*".join(SHORT[name]), printed, re.DOTALL), printed
 
 
+@pytest.mark.timeout(180)
+def test_demo_to_its_end() -> None:
+    with place() as here:
+        printed = here.run(str(EXAMPLES / "demo.py"))
+        here.assert_nothing_left()
+    expected = [
+        r"Mean return over 100 episodes: (4[89]\d|500)",
+        r"agent 'oracle':.*mean reward +1\n",
+        r"agent 'nop':.*mean reward +0\n.*from submission to the last end",
+    ]
+    assert re.search(".*".join(expected), printed, re.DOTALL), printed
+
+
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("line", ["A server with", "generation"])
+@pytest.mark.parametrize("line", ["A server with", "generation", "oracle: 0/"])
 def test_demo_that_is_stopped_leaves_nothing(number: signal.Signals, line: str) -> None:
     with place() as here, here.start("-W", "error", str(EXAMPLES / "demo.py")) as demo:
         assert demo.stdout is not None

@@ -63,6 +63,15 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path.touch()
 
 
+# The face that asks and the worker's way of stepping know nothing of each other, so not every pair is tried.
+in_pairs = pytest.mark.parametrize(
+    ("face", "parallel"),
+    [*((BlockingFace, parallel) for parallel in PARALLEL), (AwaitedFace, "thread")],
+    indirect=["face"],
+    ids=[*PARALLEL, "thread-awaited"],
+)
+
+
 @pytest.fixture(params=[BlockingFace, AwaitedFace], ids=["blocking", "awaited"])
 def face(request: pytest.FixtureRequest) -> Iterator[Face]:
     kind: type[Face] = request.param
@@ -94,7 +103,7 @@ class Took:
             assert LIMIT <= took < stretched(self._most)
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
+@in_pairs
 def test_raise_names_who_is_late(face: Face, gate: Path, parallel: str) -> None:
     envs = make(face, gate, "raise", parallel=parallel)
     with (
@@ -112,7 +121,7 @@ def test_raise_names_who_is_late(face: Face, gate: Path, parallel: str) -> None:
     assert envs.step(ACTIONS)[0].ravel().tolist() == [1.0] * NUM_ENVS
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
+@in_pairs
 def test_raise_from_recv_leaves_it_outstanding(face: Face, gate: Path, parallel: str) -> None:
     envs = make(face, gate, "raise", parallel=parallel)
     with Took():
@@ -147,7 +156,7 @@ def test_who_has_to_wait_for_its_turn_is_not_late(gate: Path) -> None:
         assert caught.value.indices == (1,)
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
+@in_pairs
 def test_wait_warns_once_for_each(face: Face, gate: Path, parallel: str) -> None:
     envs = make(face, gate, "wait", parallel=parallel)
 
@@ -203,7 +212,7 @@ def test_truncate_begins_anew(gate: Path, mode: AutoresetMode, parallel: str) ->
         assert "step_timeout" not in infos
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
+@in_pairs
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_truncate_from_recv(face: Face, gate: Path, mode: AutoresetMode, parallel: str) -> None:
     envs = make(face, gate, "truncate", parallel=parallel, autoreset_mode=mode)

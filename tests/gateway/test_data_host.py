@@ -22,7 +22,8 @@ from megaflow.transport.resume import StreamBroken
 from megaflow_server.backends.fake import FakeBackend
 from megaflow_server.gateway.authority import Authority
 from megaflow_server.gateway.data_host import DataHost, check_data_host
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.launch import WorkerConfig
 from megaflow_server.worker import in_process
 from worker_rig import PATIENCE, single

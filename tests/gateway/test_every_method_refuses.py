@@ -17,13 +17,16 @@ import pytest
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow_server.backends.fake import FakeBackend
-from megaflow_server.gateway.auth import ALL_SCOPES, METHOD_SCOPES
+from megaflow_server.gateway.auth import ADMIN, ALL_SCOPES, METHOD_SCOPES
 from megaflow_server.gateway.listeners import Access
 from megaflow_server.gateway.relay import SHARD_KEY
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.gateway.token_file import TokenFile
 from megaflow_server.gateway.tokens import new_token
 from megaflow_server.launch import SECRET_KEY
+from megaflow_server.orchestrator.service import Orchestrator
+from megaflow_server.orchestrator.store.memory import MemoryStore
 from megaflow_server.worker import in_process
 from worker_rig import PATIENCE, Rig, single
 
@@ -31,7 +34,23 @@ Metadata = tuple[tuple[str, str], ...]
 
 PACKAGE = pb.DESCRIPTOR.package
 # Which services a server of each kind has; a new service is to be put into one, or both.
-SERVED = {"gateway": ("Gateway", "Sessions"), "worker": ("Worker", "Sessions")}
+SERVED = {
+    "gateway": ("Gateway", "Sessions", "Tasks", "Runners"),
+    "worker": ("Worker", "Sessions"),
+}
+
+# Methods that name nobody's session.
+NAME_NONE = (
+    "DropSandboxes",
+    "DropSnapshot",
+    "Hello",
+    "ListEnvironments",
+    "ListPools",
+    "ListSandboxes",
+    "OpenSession",
+    "PrepareEnvironment",
+    "PreparePool",
+)
 
 REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
@@ -83,6 +102,7 @@ class Scene:
     channel: Any
     tokens: TokenFile
     gateway: Gateway
+    job: str = "the-owners"
     session_id: str = ""
     shard: pb.Shard = field(default_factory=pb.Shard)
 
@@ -93,7 +113,7 @@ class Scene:
 
     def request(self, method: Method) -> bytes:
         """What asks for the owner's session, where the method names one."""
-        ids = {"session_id": self.session_id, "shard_id": self.shard.shard_id}
+        ids: dict[str, Any] = {"session_id": self.session_id, "shard_id": self.shard.shard_id}
         attach = pb.Attach(
             shard_id=self.shard.shard_id,
             token=self.shard.token,
@@ -106,8 +126,31 @@ class Scene:
             "RenewLeases": pb.RenewLeasesRequest(
                 session_ids=[self.session_id], released_ids=[self.session_id]
             ),
+            "KeepSnapshot": pb.KeepSnapshotRequest(**ids),
+            "RestoreSnapshot": pb.RestoreSnapshotRequest(snapshot_id="x", **ids),
+            "KeepSandboxes": pb.KeepSandboxesRequest(session_id=self.session_id, seconds=1),
+            "RunInside": pb.RunInsideRequest(
+                inside=pb.Inside(id=self.session_id), command="true", output_limit=1
+            ),
+            "OpenTerminal": pb.TerminalInput(
+                begin=pb.TerminalBegin(inside=pb.Inside(id=self.session_id))
+            ),
             "CloseSession": pb.CloseSessionRequest(session_id=self.session_id),
             "Attach": pb.ClientFrame(attach=attach),
+            "CreateJob": pb.CreateJobRequest(job_id=self.job, seed=1),
+            "AddTasks": pb.AddTasksRequest(
+                job_id=self.job, tasks=[pb.NewTask(environment="CartPole-v1", agent="a")]
+            ),
+            "SealJob": pb.JobRequest(job=self.job),
+            "PutManifest": pb.PutManifestRequest(
+                job=self.job, content=pb.ManifestPart(parts=1, data=b"x")
+            ),
+            "GetManifest": pb.GetManifestRequest(job=self.job),
+            "GetJob": pb.JobRequest(job=self.job),
+            "WaitResults": pb.WaitResultsRequest(job=self.job),
+            "CancelJob": pb.CancelJobRequest(job=self.job),
+            "CancelTask": pb.TaskRequest(task_id=f"{self.job}/0"),
+            "ExplainTask": pb.TaskRequest(task_id=f"{self.job}/0"),
         }
         message = requests.get(method.name)
         return b"" if message is None else bytes(message.SerializeToString())
@@ -115,7 +158,7 @@ class Scene:
     async def call(self, method: Method, metadata: Metadata) -> tuple[grpc.StatusCode, bytes]:
         """How it ended, and its first answer."""
         request = self.request(method)
-        if method.service == "Sessions":
+        if method.service == "Sessions" or method.name == "OpenTerminal":
             return await asyncio.to_thread(self._stream, method, request, metadata)
         try:
             unary = self.channel.unary_unary(method.path)
@@ -163,7 +206,10 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         stop_grace=0.1,
     )
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(Gateway(settings, FakeBackend(in_process.run)))
+        orchestrator = await stack.enter_async_context(Orchestrator(MemoryStore()))
+        gateway = await stack.enter_async_context(
+            Gateway(settings, FakeBackend(in_process.run), orchestrator)
+        )
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(gateway.addresses[0]))
         scene = Scene(channel, tokens, gateway)
         opened = await pb_grpc.GatewayStub(channel).OpenSession(
@@ -172,6 +218,10 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             timeout=PATIENCE,
         )
         scene.session_id, scene.shard = opened.session_id, opened.shards[0]
+        owner = (("authorization", f"Bearer {text}"),)
+        for name in ("CreateJob", "AddTasks"):
+            status, _ = await scene.call(Method("Tasks", name), owner)
+            assert status is grpc.StatusCode.OK
         yield scene
 
 
@@ -198,15 +248,28 @@ async def test_the_gateway_refuses_the_wrong_scope(scene: Scene, method: Method)
 
 @every_gateway_method
 async def test_the_gateway_refuses_another_principals_session(scene: Scene, method: Method) -> None:
-    status, answer = await scene.call(method, scene.token("other"))
+    status, answer = await scene.call(method, scene.token("other", ALL_SCOPES - {ADMIN}))
     if method.name == "RenewLeases":
         # One call for many sessions: it says of each what is wrong with it.
         (lost,) = pb.RenewLeasesResponse.FromString(answer).lost
         assert (lost.session_id, lost.error.kind) == (scene.session_id, "NotFound")
+    elif method.service == "Tasks" and scene.request(method):
+        # It is told no more than that it has none of this name: `CreateJob` that the name is taken.
+        taken = method.name == "CreateJob"
+        assert status is (
+            grpc.StatusCode.FAILED_PRECONDITION if taken else grpc.StatusCode.NOT_FOUND
+        )
+        why = pb.TaskRequest(task_id=f"{scene.job}/0").SerializeToString()
+        explain = scene.channel.unary_unary(Method("Tasks", "ExplainTask").path)
+        answer = await explain(why, metadata=scene.token("owner"), timeout=PATIENCE)
+        assert pb.TaskStatus.FromString(answer).state == "queued"
     elif scene.request(method):
         assert status is grpc.StatusCode.PERMISSION_DENIED
+    elif method.service == "Tasks":
+        assert pb.ListJobsResponse.FromString(answer) == pb.ListJobsResponse()
     else:
-        assert method.name in ("Hello", "ListEnvironments", "OpenSession")  # which name none
+        # These name none: whoever may execute tasks executes everybody's.
+        assert method.service == "Runners" or method.name in NAME_NONE
     # The owner has it still, and nothing was done to it.
     owner = scene.token("owner")
     status, answer = await scene.call(Method("Gateway", "DescribeShard"), owner)

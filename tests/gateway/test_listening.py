@@ -17,7 +17,8 @@ from megaflow.errors import InvalidArgument, Unauthenticated, Unavailable
 from megaflow.transport.address import MAX_SOCKET_PATH_BYTES, normalise
 from megaflow_server.backends.fake import FakeBackend
 from megaflow_server.gateway.listeners import Access, Listeners
-from megaflow_server.gateway.server import Gateway, GatewaySettings, private_folder
+from megaflow_server.gateway.server import Gateway, private_folder
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.gateway.tls import Certificate
 from megaflow_server.gateway.token_file import TokenFile
 

@@ -61,7 +61,7 @@ def test_the_last_lines_are_there_right_after_a_rotation(tmp_path: Path) -> None
     with log.open("a") as file:
         file.write("the end\n")
     assert log_tail(log).endswith("line 4999\nthe end")
-    assert len(log_tail(log).splitlines()) == 20
+    assert len(log_tail(log).splitlines()) == 50
 
 
 def test_of_workers_that_are_gone_a_few_logs_are_kept(tmp_path: Path) -> None:

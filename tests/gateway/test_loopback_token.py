@@ -18,7 +18,8 @@ from megaflow.transport.credentials import Target, resolve
 from megaflow.transport.io import BlockingCaller, run
 from megaflow_server.backends.fake import FakeBackend
 from megaflow_server.gateway.listeners import Access
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.gateway.token_file import TokenFile
 
 

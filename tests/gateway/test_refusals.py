@@ -14,7 +14,7 @@ from gateway_rig import Bench
 from megaflow import errors
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
-from megaflow.transport.io import REQUEST_KEY
+from megaflow.protocol.hello import REQUEST_KEY
 from megaflow_server.gateway import answers
 from megaflow_server.gateway.limits import Quota
 from megaflow_server.gateway.service import GatewayService

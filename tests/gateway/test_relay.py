@@ -21,7 +21,8 @@ from megaflow.transport.options import CLIENT, MAX_MESSAGE_BYTES, SERVER
 from megaflow_server.backends.fake import FakeBackend
 from megaflow_server.gateway.authentication import AuthenticationInterceptor, Authenticator
 from megaflow_server.gateway.relay import SHARD_KEY, Relay
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.gateway.tokens import Tokens, new_token
 from megaflow_server.worker import in_process
 from worker_rig import PATIENCE, single

@@ -21,9 +21,10 @@ from megaflow_server.backends.fake import FakeBackend
 from megaflow_server.gateway import server
 from megaflow_server.gateway.auth import READ, SESSIONS
 from megaflow_server.gateway.listeners import Access, Listeners
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
 from megaflow_server.gateway.session_settings import SessionSettings
 from megaflow_server.gateway.sessions import Sessions
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.gateway.token_file import TokenFile
 from megaflow_server.gateway.tokens import Token
 from megaflow_server.worker import in_process
@@ -66,7 +67,8 @@ async def loss(env: Any) -> str:
             try:
                 if any((await env.step(0))[2:4]):
                     await env.reset()
-            except SessionLost as lost:
+            # The second where it was told to the stream while nothing was asked, and is asked for anew.
+            except (SessionLost, Unauthenticated) as lost:
                 return lost.message
 
 

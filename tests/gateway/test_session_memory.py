@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from megaflow.protocol import megaflow_pb2 as pb
+from megaflow_server.gateway.lending import Lending
 from megaflow_server.gateway.service import GatewayService
 from megaflow_server.gateway.session_settings import SessionSettings
 from megaflow_server.gateway.sessions import Sessions
+from megaflow_server.gateway.wanted import Wanted
 from worker_rig import maker
 
 SESSIONS = 2_000
@@ -53,14 +55,21 @@ def resident() -> int:
 @pytest.mark.parametrize("alike", [True, False], ids=["alike", "each with arguments of its own"])
 async def test_an_idle_session_costs_its_gateway_little(alike: bool) -> None:
     supervisor: Any = Supervisor()
+    pools: Any = None  # which no session here asks for
+    snapshots: Any = None
+    inside: Any = None
     sessions = Sessions(SessionSettings())
-    sessions.use(supervisor)
+    sessions.use(supervisor, Lending(pools, Path(), Wanted(pools, {}, contained=False)))
     service = GatewayService(
         sessions,
         supervisor,
+        pools,
+        snapshots,
+        inside,
         server_id="s",
         code_policy=pb.CODE_POLICY_REGISTERED,
         caller=lambda: "local",
+        runs=lambda: False,
     )
     context: Any = None
     ids: list[str] = []

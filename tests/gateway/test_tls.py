@@ -20,7 +20,8 @@ from megaflow.transport.credentials import AUTHORITY_VARIABLE, Target, Tls, reso
 from megaflow.transport.handshake import explain
 from megaflow_server.backends.fake import FakeBackend
 from megaflow_server.gateway.listeners import Access
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.gateway.tls import Certificate
 from megaflow_server.gateway.token_file import TokenFile
 from worker_rig import PATIENCE

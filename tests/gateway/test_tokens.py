@@ -179,7 +179,10 @@ def test_a_symbolic_link_to_the_file_stays(file: TokenFile, tmp_path: Path) -> N
         ({"id": "x"}, "id is to be 8 hexadecimal digits"),
         ({"principal": "a b"}, "principal is to be 1 to 64 letters, digits"),
         ({"principal": None}, "principal is to be 1 to 64 letters, digits"),
-        ({"scopes": ["reed"]}, "scopes are to be one or more of admin, read, sessions, submit"),
+        (
+            {"scopes": ["reed"]},
+            "scopes are to be one or more of admin, read, run, sessions, submit",
+        ),
         ({"scopes": [3]}, "scopes are to be one or more of admin"),
         ({"scopes": "read"}, "scopes are to be one or more of admin"),
         ({"scopes": []}, "scopes are to be one or more of admin"),
@@ -250,7 +253,7 @@ def test_a_principal_is_a_plain_name(principal: str) -> None:
 
 @pytest.mark.parametrize("scopes", [(), ("",), (ADMIN, "root")])
 def test_unknown_scopes_are_refused(scopes: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidArgument, match="choose among admin, read, sessions, submit"):
+    with pytest.raises(InvalidArgument, match="choose among admin, read, run, sessions, submit"):
         new_token("team", scopes)
 
 

@@ -12,7 +12,8 @@ from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow_server.backends import get_backend
 from megaflow_server.gateway.data_host import DataHost
-from megaflow_server.gateway.server import Gateway, GatewaySettings
+from megaflow_server.gateway.server import Gateway
+from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.launch import DataListener
 from worker_rig import maker
 

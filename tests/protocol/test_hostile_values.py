@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import struct
 import time
@@ -22,6 +23,8 @@ from megaflow.protocol.values import decode, encode
 from strategies.wire_values import generators, values
 
 MIB = 1 << 20
+# Of most hostile messages: enough for what each byte costs to outweigh what any message may take.
+SIZE = MIB // 2
 
 
 def ext(code: int, payload: bytes = b"") -> bytes:
@@ -165,13 +168,14 @@ def encode_marked(code: int, *items: Any) -> bytes:
 # ---------------------------------------------------------------- memory and time
 
 
-def dense(token: bytes, size: int = 2 * MIB) -> bytes:
+def dense(token: bytes, size: int = SIZE) -> bytes:
     """As many of one token as fit, in one array."""
     count = size // len(token)
+    assert count > 0
     return array32(count) + token * count
 
 
-def distinct(make: Callable[[int], bytes], size: int = MIB) -> bytes:
+def distinct(make: Callable[[int], bytes], size: int = SIZE) -> bytes:
     tokens: list[bytes] = []
     length = 0
     while length < size:
@@ -190,7 +194,7 @@ _COLLIDING = b"".join(
 )
 
 _HOSTILE: dict[str, Callable[[], bytes]] = {
-    "empty arrays in an array": lambda: dense(b"\x90", 4 * MIB),
+    "empty arrays in an array": lambda: dense(b"\x90"),
     "empty maps": lambda: dense(b"\x80"),
     "maps of one": lambda: dense(b"\x81\xa0\xc0"),
     "nil": lambda: dense(b"\xc0"),
@@ -200,22 +204,24 @@ _HOSTILE: dict[str, Callable[[], bytes]] = {
     "short strings": lambda: dense(b"\xa2ab"),
     "strings that widen": lambda: dense(b"\xd9\xff" + b"a" * 251 + "😀".encode()),
     "one string that widens": lambda: dense(
-        b"\xdb" + struct.pack(">I", MIB) + "😀".encode() + b"a" * (MIB - 4)
+        b"\xdb" + struct.pack(">I", SIZE // 2) + "😀".encode() + b"a" * (SIZE // 2 - 4)
     ),
     "short bytes": lambda: dense(b"\xc4\x02ab"),
-    "one map of one key": lambda: map32(MIB) + b"\xa0\xc0" * MIB,
+    "one map of one key": lambda: map32(SIZE) + b"\xa0\xc0" * SIZE,
     "one map of many keys": lambda: (
         map32(150_000) + b"".join(b"\xa7%07d\xc0" % i for i in range(150_000))
     ),
     "empty tuples": lambda: dense(b"\x91" + ext(16)),
-    "one long tuple": lambda: array32(MIB + 1) + ext(16) + b"\xc0" * MIB,
+    "one long tuple": lambda: array32(SIZE + 1) + ext(16) + b"\xc0" * SIZE,
     "one long map": lambda: (
         array32(2 * 150_000 + 1)
         + ext(17)
         + b"".join(b"\xce%s\xc0" % struct.pack(">I", i + 70_000) for i in range(150_000))
     ),
     "one map of colliding keys": lambda: array32(80_001) + ext(17) + _COLLIDING,
-    "one object array": lambda: array32(MIB + 2) + ext(20) + b"\x91\xce\0\x10\0\0" + b"\xc0" * MIB,
+    "one object array": lambda: (
+        array32(SIZE + 2) + ext(20) + b"\x91\xce\0\x08\0\0" + b"\xc0" * SIZE
+    ),
     "empty object arrays": lambda: dense(b"\x92" + ext(20) + b"\x91\0"),
     "arrays of nothing": lambda: dense(ext(1, header(b"|u1", 0))),
     "arrays, each of another shape": lambda: distinct(lambda i: ext(1, header(b"|u1", 0, i))),
@@ -224,11 +230,11 @@ _HOSTILE: dict[str, Callable[[], bytes]] = {
     "ints in extensions": lambda: dense(ext(3, b"a")),
     "graphs": lambda: dense(b"\x94" + ext(18) + b"\xc0\xc0\xc0"),
     "generators of nothing": lambda: dense(b"\x92" + ext(19) + b"\xc0"),
-    "generators": lambda: dense(encode(np.random.default_rng(1)), MIB),
-    "deep": lambda: b"\x91" * (2 * MIB),
-    "deep maps": lambda: b"\x81\xa0" * MIB,
-    "deep tuples": lambda: (b"\x92" + ext(16)) * (MIB // 2),
-    "lying lengths, nested": lambda: array32(4 * MIB) * 1000 + b"\xc0" * 4 * MIB,
+    "generators": lambda: dense(encode(np.random.default_rng(1))),
+    "deep": lambda: b"\x91" * SIZE,
+    "deep maps": lambda: b"\x81\xa0" * SIZE,
+    "deep tuples": lambda: (b"\x92" + ext(16)) * SIZE,
+    "lying lengths, nested": lambda: array32(MIB) * 1000 + b"\xc0" * MIB,
     "unknown extensions": lambda: dense(ext(99, b"abc")),
     "one large array": lambda: ext(1, header(b"<f4", MIB) + bytes(4 * MIB)),
     "one large array inside": lambda: b"\x91" + ext(1, header(b">f4", MIB) + bytes(4 * MIB)),
@@ -254,17 +260,19 @@ def test_memory_stays_within_eight_times_the_input(hostile: list[bytes]) -> None
         finally:
             tracemalloc.stop()
         del kept
-        assert peak <= 8 * len(data) + 2 * MIB
+        assert peak <= 8 * len(data) + MIB
 
 
 def test_time_stays_within_100_ms_per_mib(hostile: list[bytes]) -> None:
     """Time of the processor rather than of the clock; three times the promise, for slow and busy machines."""
+    gc.collect()
+    gc.freeze()  # what other tests have imported is no cost of this
     for data in hostile:
         began = time.process_time()
         kept = settle(data)
         took = time.process_time() - began
         del kept
-        assert took <= 0.3 * len(data) / MIB + 0.1
+        assert took <= 0.3 * len(data) / MIB + 0.03
 
 
 def test_a_marker_is_no_value() -> None:

@@ -19,12 +19,23 @@ PACKAGES = {
 }
 # Where the import name is not the distribution's.
 IMPORTED_AS = {"grpcio": "grpc", "protobuf": "google"}
-# Modules that are themselves imported only when used, with what their extra brings.
+# Modules and packages that are themselves imported only when used, with what their extra brings.
 FROM_EXTRAS = {
     ROOT / "server" / "megaflow_server" / "gateway" / "authority.py": {"cryptography"},
-    ROOT / "server" / "megaflow_server" / "backends" / "docker.py": {"docker"},
+    ROOT / "server" / "megaflow_server" / "backends" / "docker" / "calls.py": {
+        "docker",
+        "requests",
+    },
+    ROOT / "server" / "megaflow_server" / "models" / "app.py": {"aiohttp"},
+    ROOT / "server" / "megaflow_server" / "models" / "answers.py": {"aiohttp"},
+    ROOT / "server" / "megaflow_server" / "models" / "opening.py": {"aiohttp"},
+    ROOT / "server" / "megaflow_server" / "models" / "weights.py": {"aiohttp"},
+    ROOT / "server" / "megaflow_server" / "bench" / "gateway.py": {"aiohttp"},
+    ROOT / "server" / "megaflow_server" / "bench" / "gateway_askers.py": {"aiohttp"},
     ROOT / "server" / "megaflow_server" / "backends" / "kubernetes.py": {"kubernetes"},
     ROOT / "server" / "megaflow_server" / "backends" / "ray.py": {"ray"},
+    ROOT / "server" / "megaflow_server" / "observability": {"aiohttp", "prometheus_client"},
+    ROOT / "server" / "megaflow_server" / "orchestrator" / "store": {"alembic", "sqlalchemy"},
 }
 # The conformance suites ship, and are run by their user's own pytest.
 FROM_TEST_SUITES = {"hypothesis", "pytest"}
@@ -51,7 +62,7 @@ def declared() -> set[str]:
 def allowed(path: Path) -> set[str]:
     if "testing" in path.relative_to(ROOT).parts:
         return FROM_TEST_SUITES
-    return FROM_EXTRAS.get(path, set())
+    return set().union(*(FROM_EXTRAS.get(place, set()) for place in (path, *path.parents)))
 
 
 def test_every_import_of_the_base_install_is_declared() -> None:

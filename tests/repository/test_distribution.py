@@ -62,6 +62,8 @@ def test_the_wheel_holds_no_tests_and_no_caches(wheel: zipfile.Path) -> None:
     wrong = [
         str(name)
         for name in names(wheel)
+        # Folders of tasks have what their verifiers run under this name.
+        if not name.is_relative_to("megaflow_envs/tasks")
         if name.name.startswith(("test_", "conftest")) or {"tests", "__pycache__"} & {*name.parts}
     ]
     assert not wrong

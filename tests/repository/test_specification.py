@@ -25,7 +25,10 @@ def promises(text: str) -> dict[int, list[str]]:
 
 
 def functions_of(source: str) -> set[str]:
-    """`test_x` for each test function at the top level, `TestX::test_y` for each in a class, `TestZ` for Z.TestCase."""
+    """`test_x` for each test function at the top level, `TestX::test_y` for each in a class.
+
+    And `TestZ` alone for Z.TestCase, and for a class that has the tests of a contract.
+    """
     names: set[str] = set()
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.value).endswith(".TestCase"):
@@ -35,6 +38,8 @@ def functions_of(source: str) -> set[str]:
         functions: list[ast.stmt] = [node]
         if isinstance(node, ast.ClassDef):
             prefix, functions = f"{node.name}::", node.body
+            if any(ast.unparse(base).endswith("Contract") for base in node.bases):
+                names.add(node.name)
         names.update(
             prefix + function.name
             for function in functions

@@ -1,4 +1,4 @@
-"""The suite runs on three sets of versions; here it sees that they are three, and that it runs on the one named."""
+"""The suite runs on three sets of versions: here it sees that they are three, and that it runs on the one named."""
 
 from __future__ import annotations
 
@@ -52,3 +52,9 @@ def test_the_oldest_set_is_the_lower_bounds_of_the_distribution() -> None:
         name: bound for name, bound in bounds.items() if not pins[name].specifier.contains(bound)
     }
     assert not wrong
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    # pytest imports them by that name alone, and refuses the second only when all of a run is collected.
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert names == sorted(set(names))

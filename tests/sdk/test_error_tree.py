@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import grpc
 import pytest
@@ -44,7 +45,7 @@ def test_all_is_exact() -> None:
 
 def test_the_drawn_tree_names_every_class() -> None:
     assert errors.__doc__ is not None
-    drawn = [line.split()[1] for line in errors.__doc__.splitlines() if line[:3] in ("├──", "└──")]
+    drawn = re.findall(r"^(?:│   )*[├└]── (\w+)", errors.__doc__, re.MULTILINE)
     assert sorted(drawn) == [cls.__name__ for cls in CLASSES]
 
 

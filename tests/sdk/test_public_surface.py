@@ -8,28 +8,49 @@ import sys
 import megaflow
 
 NAMES = [
+    "ActiveTask",
+    "Agent",
+    "AgentEnv",
+    "AgentTask",
+    "Amount",
     "AsyncClient",
+    "AsyncJob",
     "AsyncRemoteEnv",
     "AsyncRemoteVectorEnv",
     "Client",
     "DeadlineExceeded",
     "EnvironmentFailed",
     "EnvironmentInfo",
+    "ExecResult",
     "FailedPrecondition",
+    "Failure",
     "InvalidArgument",
+    "Job",
+    "JobStatus",
+    "Limits",
     "MegaflowError",
+    "Model",
     "NotFound",
     "PermissionDenied",
     "RemoteEnv",
     "RemoteVectorEnv",
     "ResourceExhausted",
+    "Resources",
+    "Result",
+    "Sandbox",
     "SessionLost",
+    "Shell",
     "Superseded",
+    "Task",
+    "TaskEvent",
+    "TaskStatus",
     "Tls",
     "Unauthenticated",
     "Unavailable",
     "make",
     "make_vec",
+    "register_agent",
+    "register_model",
 ]
 
 
@@ -43,8 +64,9 @@ def test_nothing_else_is_public() -> None:
 from __future__ import annotations
 import types, megaflow
 print(*sorted(
-    name for name, value in vars(megaflow).items()
-    if not name.startswith("_") and not isinstance(value, types.ModuleType | type(annotations))
+    name for name in dir(megaflow)
+    if not name.startswith("_")
+    and not isinstance(getattr(megaflow, name), types.ModuleType | type(annotations))
 ))
 """
     printed = subprocess.run(

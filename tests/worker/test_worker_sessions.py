@@ -268,4 +268,5 @@ def test_the_catalogue_is_the_registry_without_the_door_to_servers(rig: Rig) -> 
     )
     ids = {info.id for info in answer.environments}
     assert {"CartPole-v1", ODD} <= ids
-    assert not any(env_id.startswith("megaflow/") for env_id in ids)
+    assert "megaflow/Remote-v0" not in ids
+    assert "megaflow/Terminal-v0" in ids

@@ -5,7 +5,8 @@ all their randomness from `np_random`, and are registered below under the namesp
 `lockstep`, which drives two vector environments side by side. Tests and server code do not.
 
 `import zoo` registers them, so that "zoo:zoo/Dict-v0" works in any process that can import this
-package. `SPACE_IDS` are the environments whose observations and actions are of one kind of space;
+package. `SPACE_IDS` are the environments whose observations and actions are of one kind of space: `KIND_IDS` one of
+each kind and one of many, `VARIANT_IDS` others of these kinds;
 `CLASSIC` and `TOY_TEXT` are gymnasium's own that every test of sameness runs over.
 """
 
@@ -15,7 +16,7 @@ import gymnasium as gym
 
 from zoo.spaces import KINDS
 
-__all__ = ["CLASSIC", "SPACE_IDS", "TAXI", "TOY_TEXT"]
+__all__ = ["CLASSIC", "KIND_IDS", "SPACE_IDS", "TAXI", "TOY_TEXT", "VARIANT_IDS"]
 
 CLASSIC = (
     "CartPole-v1",
@@ -29,6 +30,23 @@ TAXI = max(id for id in gym.registry if id.startswith("Taxi-v"))
 TOY_TEXT = ("FrozenLake-v1", TAXI, "CliffWalking-v1", "Blackjack-v1")
 
 SPACE_IDS = tuple(f"zoo/{kind}-v0" for kind in KINDS)
+KIND_IDS = tuple(
+    f"zoo/{kind}-v0"
+    for kind in (
+        "Box",
+        "Discrete",
+        "MultiDiscrete",
+        "MultiBinary",
+        "Text",
+        "Dict",
+        "Tuple",
+        "Sequence",
+        "Graph",
+        "OneOf",
+        "Nested",
+    )
+)
+VARIANT_IDS = tuple(id for id in SPACE_IDS if id not in KIND_IDS)
 
 _OTHERS = {
     "Infos": "zoo.infos:InfosEnv",

@@ -5,118 +5,63 @@
 
 from __future__ import annotations
 
-import re
-import signal as signals
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
-from typing import Literal, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
 
-from megaflow.errors import FailedPrecondition, InvalidArgument
+from megaflow.errors import InvalidArgument
+from megaflow_server.backends.instance import (
+    BareInstance,
+    Change,
+    Event,
+    Exit,
+    Image,
+    Instance,
+    InstanceState,
+    Stats,
+    Stream,
+    Terminal,
+    TerminalKind,
+    lacks,
+)
+from megaflow_server.backends.spec import (
+    IDLE,
+    InstanceSpec,
+    Limits,
+    Mount,
+    Network,
+    Profile,
+    honour_only,
+)
 
 __all__ = [
+    "IDLE",
     "Backend",
+    "BareInstance",
+    "Change",
     "Event",
     "Exit",
+    "Image",
     "Instance",
     "InstanceSpec",
     "InstanceState",
+    "Limits",
+    "Mount",
+    "Network",
+    "Profile",
+    "Progress",
+    "Stats",
+    "Stream",
+    "Terminal",
+    "TerminalKind",
     "check_grace",
     "has_labels",
+    "honour_only",
+    "lacks",
     "require",
 ]
 
-# What every backend can use as a name: Docker's rule for containers, with a DNS label's length.
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-
-
-class InstanceState(Enum):
-    """Whether an instance still runs; one that ended never runs again."""
-
-    RUNNING = "running"
-    EXITED = "exited"
-
-
-@dataclass(frozen=True)
-class InstanceSpec:
-    """What to start.
-
-    Attributes:
-        id: chosen by the caller, so that a repeated `create` finds what the first one made.
-        argv: the command; a bare name is looked up on the PATH of `environ`.
-        log: the file that standard output and error are appended to; its folder is made.
-        config: what the instance reads on its standard input, up to end-of-file. Secrets travel here;
-            `argv` and `environ` can be read by other processes.
-        environ: the complete environment; nothing is inherited. A backend may add names of its own
-            that begin with MEGAFLOW_.
-        directory: the working directory; None leaves it to the backend.
-        labels: what `Backend.list` selects by: run id, template, owner.
-    """
-
-    id: str
-    argv: tuple[str, ...]
-    log: Path
-    config: bytes = field(default=b"", repr=False)
-    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
-    directory: Path | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id):
-            raise InvalidArgument(
-                f"id={self.id!r}: takes 1 to 63 letters, digits, '_', '.' and '-', and begins "
-                "with a letter or a digit"
-            )
-        if not self.argv or not self.argv[0]:
-            raise InvalidArgument(f"argv={self.argv!r}: instance {self.id} needs a command to run")
-
-
-@dataclass(frozen=True)
-class Exit:
-    """How an instance ended: by an exit code, by a signal, or (both None) in a way nobody saw."""
-
-    code: int | None = None
-    signal: int | None = None
-
-    def __str__(self) -> str:
-        if self.code is not None:
-            return f"exit code {self.code}"
-        if self.signal is None:
-            return "exit status unknown"
-        try:
-            return f"signal {self.signal} ({signals.Signals(self.signal).name})"
-        except ValueError:
-            return f"signal {self.signal}"
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to an instance; `exit` is there for "exited" alone."""
-
-    instance: str
-    kind: Literal["running", "exited"]
-    exit: Exit | None = None
-
-
-class Instance(Protocol):
-    """A handle on what a backend started; it stays readable after the instance has ended."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def labels(self) -> Mapping[str, str]: ...
-
-    @property
-    def pid(self) -> int | None:
-        """The process id on this host, for messages; None where the backend has no such thing."""
-
-    @property
-    def state(self) -> InstanceState: ...
-
-    async def wait(self) -> Exit:
-        """How it ended, as soon as it has; a cancelled wait leaves the instance alone."""
+# Told, while an image is fetched: what goes on, bytes here so far, bytes in all (0 where unknown).
+Progress = Callable[[str, int, int], None]
 
 
 class Backend(Protocol):
@@ -128,6 +73,21 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def about(self) -> str:
+        """What there is to know of it, in one line for people."""
+
+    @property
+    def profile(self) -> Profile | None:
+        """Of instances whose specification names none; None where it has no profiles."""
+
+    @property
+    def place(self) -> str | None:
+        """Where instances live on when this process ends, so that another one finds them; None: they do not."""
+
+    async def close(self) -> None:
+        """Let go of what it holds; what it started, it leaves alone."""
 
     async def create(self, spec: InstanceSpec) -> Instance:
         """Start an instance and return once it runs; one of that id that exists is returned as it is.
@@ -162,24 +122,42 @@ class Backend(Protocol):
         """Every event from this call on; each subscriber sees all of them, in order."""
 
     def capabilities(self) -> frozenset[str]:
-        """What this backend has beyond the rest: "images" for `prepare`."""
+        """What this backend has beyond the rest.
 
-    async def prepare(self, image: str) -> None:
-        """Have an image at hand, so that `create` need not fetch it.
+        "images" for `prepare` and `InstanceSpec.image`, "streams", "terminals", "ending", "copy" (`put` and `get`),
+        "commit" (with `images` and `remove` for what it made), "inspect" (`changes` and `programs`), "reach" (of
+        another network), "listen" (at its loopback), "stats".
+        """
+
+    async def prepare(self, image: str, progress: Progress | None = None) -> None:
+        """Have an image at hand; `create` fetches none. Calls for one image share one fetch.
+
+        Args:
+            progress: called on the event loop, while something is fetched.
 
         Raises:
-            FailedPrecondition: "images" is not in `capabilities()`.
+            NotFound: there is no such image, or none that this host may have.
+            FailedPrecondition: the image is not pinned where it must be, or "images" is not in
+                `capabilities()`.
+            Unavailable: its registry cannot be reached, or stopped sending.
+        """
+
+    async def images(self, labels: Mapping[str, str]) -> Sequence[Image]:
+        """The images that `Instance.commit` made whose labels include these; needs "commit"."""
+
+    async def remove(self, image: str) -> None:
+        """Remove an image that `Instance.commit` made, by its id; one that is not there is fine.
+
+        Raises:
+            FailedPrecondition: an instance of it exists, or an image that came of one, or "commit" is
+                lacking.
         """
 
 
 def require(backend: Backend, capability: str) -> None:
     """Raise FailedPrecondition where the backend lacks a capability."""
-    has = backend.capabilities()
-    if capability not in has:
-        raise FailedPrecondition(
-            f"the {backend.name} backend has no {capability!r} (it has: "
-            f"{', '.join(sorted(has)) or 'nothing extra'}); choose a backend that has it"
-        )
+    if capability not in backend.capabilities():
+        lacks(backend.name, capability)
 
 
 def check_grace(grace: float) -> None:

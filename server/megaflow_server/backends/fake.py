@@ -12,67 +12,28 @@ import inspect
 import signal as signals
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
-from megaflow.errors import NotFound
+from megaflow.errors import FailedPrecondition, NotFound
 from megaflow_server.backends.base import (
     Event,
     Exit,
+    Image,
     InstanceSpec,
-    InstanceState,
+    Profile,
+    Progress,
     check_grace,
     has_labels,
     require,
 )
 from megaflow_server.backends.events import EventHub, Subscription
+from megaflow_server.backends.fake_instance import Body, FakeImages, FakeInstance, Verb
+from megaflow_server.backends.fake_stream import Program, cat
 
 __all__ = ["Body", "FakeBackend", "FakeInstance", "Run"]
 
-Verb = Literal["create", "destroy", "list", "prepare"]
-
-
-class Body(Protocol):
-    """What a fake instance runs; `close` may be a coroutine function, and is called once."""
-
-    def close(self) -> Awaitable[None] | None: ...
-
 
 Run = Callable[[InstanceSpec], Awaitable[Body | None] | Body | None]
-
-
-class FakeInstance:
-    """An instance that is nothing but its record, and its body where it has one."""
-
-    pid = None
-
-    def __init__(self, spec: InstanceSpec, body: Body | None) -> None:
-        self.spec = spec
-        self.body = body
-        self.exit: Exit | None = None
-        self.closed = asyncio.Event()
-        self._exited = asyncio.Event()
-
-    @property
-    def id(self) -> str:
-        return self.spec.id
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        return self.spec.labels
-
-    @property
-    def state(self) -> InstanceState:
-        return InstanceState.RUNNING if self.exit is None else InstanceState.EXITED
-
-    async def wait(self) -> Exit:
-        await self._exited.wait()
-        assert self.exit is not None
-        return self.exit
-
-    def end(self, how: Exit) -> None:
-        self.exit = how
-        self._exited.set()
 
 
 class FakeBackend:
@@ -81,15 +42,21 @@ class FakeBackend:
     Args:
         run: makes the body of an instance; what it raises, `create` raises.
         create_delay: seconds that `create` takes; may be changed at any time.
-        capabilities: what this backend claims to have; with "images" it records what is prepared.
+        capabilities: what this backend has beyond the rest.
+        program: what a stream leads to: a coroutine function that gets the program's end of it.
 
     Attributes:
         calls: every call of a verb, as (verb, instance id or image), in order; `list` has "".
         stubborn: the ids of instances that ignore SIGTERM.
         prepared: the images that were prepared.
+        unknown: images that no registry has.
+        volumes: folders that images declare volumes.
     """
 
     name = "fake"
+    about = "fake: nothing runs, but in the server's own process"
+    profile: Profile | None = "strict"
+    place: str | None = None
 
     def __init__(
         self,
@@ -97,12 +64,17 @@ class FakeBackend:
         *,
         create_delay: float = 0.0,
         capabilities: frozenset[str] = frozenset(),
+        program: Program = cat,
     ) -> None:
         self.create_delay = create_delay
         self.calls: list[tuple[Verb, str]] = []
         self.stubborn: set[str] = set()
         self.prepared: list[str] = []
+        self.unknown: set[str] = set()
+        self.volumes: dict[str, Sequence[str]] = {}
         self._run = run
+        self._program = program
+        self._committed = FakeImages()
         self._capabilities = capabilities
         self._instances: dict[str, FakeInstance] = {}
         self._failures: defaultdict[Verb, deque[BaseException]] = defaultdict(deque)
@@ -132,6 +104,9 @@ class FakeBackend:
         """
         await self._end(self._running(instance_id), Exit(code=code))
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
     async def create(self, spec: InstanceSpec) -> FakeInstance:
         self.calls.append(("create", spec.id))
         async with self._lock(spec.id):
@@ -141,10 +116,19 @@ class FakeBackend:
             if self.create_delay > 0:
                 await asyncio.sleep(self.create_delay)
             self._fail("create")
+            self._check_image(spec)
             body = self._run(spec) if self._run is not None else None
             if inspect.isawaitable(body):
                 body = await body
-            instance = FakeInstance(spec, body)
+            instance = FakeInstance(
+                spec,
+                body,
+                self._capabilities,
+                self._program,
+                self._committed,
+                self._fail,
+                self.volumes.get(spec.image or "", ()),
+            )
             self._instances[spec.id] = instance
             self._events.publish(Event(spec.id, "running"))
             return instance
@@ -175,11 +159,37 @@ class FakeBackend:
     def capabilities(self) -> frozenset[str]:
         return self._capabilities
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, image: str, progress: Progress | None = None) -> None:
         self.calls.append(("prepare", image))
         require(self, "images")
         self._fail("prepare")
+        if image in self.unknown:
+            raise NotFound(f"image={image!r}: no registry has it")
+        if progress is not None and image not in self.prepared:
+            progress("pulling", 0, 1)
+            progress("pulling", 1, 1)
         self.prepared.append(image)
+
+    async def images(self, labels: Mapping[str, str]) -> Sequence[Image]:
+        require(self, "commit")
+        return self._committed.select(labels)
+
+    async def remove(self, image: str) -> None:
+        self.calls.append(("remove", image))
+        require(self, "commit")
+        self._fail("remove")
+        if users := [one.id for one in self._instances.values() if one.spec.image == image]:
+            raise FailedPrecondition(f"image {image} is in use by {', '.join(users)}")
+        self._committed.remove(image)
+
+    def _check_image(self, spec: InstanceSpec) -> None:
+        if spec.image is None:
+            return
+        require(self, "images")
+        if spec.image not in self.prepared and spec.image not in self._committed:
+            raise FailedPrecondition(
+                f"instance {spec.id}: image={spec.image!r} is not at hand; prepare it first"
+            )
 
     async def _terminate(self, instance: FakeInstance, grace: float) -> None:
         if grace > 0 and instance.id not in self.stubborn:
@@ -197,7 +207,7 @@ class FakeBackend:
         if instance.exit is not None:
             await instance.closed.wait()
             return
-        instance.end(how)
+        await instance.end(how)
         try:
             closing = instance.body.close() if instance.body is not None else None
             if closing is not None:

@@ -22,17 +22,20 @@ from megaflow_server import janitor, marks
 from megaflow_server.backends import descendants, spawn
 from megaflow_server.backends.base import (
     Event,
-    Exit,
+    Image,
     InstanceSpec,
-    InstanceState,
+    Progress,
     check_grace,
     has_labels,
+    honour_only,
+    lacks,
     require,
 )
 from megaflow_server.backends.events import EventHub, Subscription
+from megaflow_server.backends.process_instance import ProcessInstance
 from megaflow_server.linux import become_subreaper
 
-__all__ = ["ProcessBackend", "ProcessInstance"]
+__all__ = ["ProcessBackend"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,70 +51,6 @@ _SWEEP_MOST_SECONDS = 1.0
 _REAP_SECONDS = 1.0
 
 
-class ProcessInstance:
-    """A process, and whatever it started."""
-
-    def __init__(self, spec: InstanceSpec, started: spawn.Started) -> None:
-        self._spec = spec
-        self._process = started.process
-        self.mark = started.mark
-        self.pidfd = started.pidfd
-        self.feed = started.feed
-        self.exit: Exit | None = None
-        self.exited_at = 0.0
-        self.left: list[int] = []  # process ids that outlived the main process, as last seen
-        self._exited = asyncio.Event()
-        self.gone = asyncio.Event()
-
-    @property
-    def id(self) -> str:
-        return self._spec.id
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        return self._spec.labels
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def state(self) -> InstanceState:
-        return InstanceState.RUNNING if self.exit is None else InstanceState.EXITED
-
-    async def wait(self) -> Exit:
-        await self._exited.wait()
-        assert self.exit is not None
-        return self.exit
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the main process alone, if it still runs."""
-        if self.exit is None:
-            signal.pidfd_send_signal(self.pidfd, number)
-
-    def kill(self) -> None:
-        """SIGKILL the whole process group, as long as its id is surely its own: until it is reaped."""
-        if not self.gone.is_set() and self.exit != Exit():
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError) as error:
-                _log.debug("instance %s: killpg(%d): %s", self.id, self.pid, error)
-
-    def ended(self) -> Exit:
-        """Take down how the main process ended, and leave it a zombie, so that its id stays taken."""
-        self.exit = _exit_of(self.pid)
-        self.exited_at = time.monotonic()
-        self._exited.set()
-        self.feed.close()
-        return self.exit
-
-    def finish(self) -> None:
-        """Reap the main process, once nothing else of the instance is left."""
-        self._process.poll()
-        os.close(self.pidfd)
-        self.gone.set()
-
-
 class ProcessBackend:
     """Processes of this host; use it from the event loop of the process's main thread.
 
@@ -120,6 +59,9 @@ class ProcessBackend:
     """
 
     name = "process"
+    about = "process: processes of this host, which are no security boundary"
+    profile = None
+    place = None
 
     def __init__(self) -> None:
         try:
@@ -132,6 +74,11 @@ class ProcessBackend:
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _SWEEP_FIRST_SECONDS
 
+    async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     async def create(self, spec: InstanceSpec) -> ProcessInstance:
         if threading.current_thread() is not threading.main_thread():
             raise FailedPrecondition(
@@ -142,6 +89,7 @@ class ProcessBackend:
         existing = self._instances.get(spec.id)
         if existing is not None:
             return existing
+        honour_only(spec, frozenset(), self.name)
         loop = asyncio.get_running_loop()
         instance = ProcessInstance(spec, spawn.start(spec, loop))
         self._instances[spec.id] = instance
@@ -186,8 +134,14 @@ class ProcessBackend:
     def capabilities(self) -> frozenset[str]:
         return frozenset()
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, image: str, progress: Progress | None = None) -> None:
         require(self, "images")
+
+    async def images(self, labels: Mapping[str, str]) -> Sequence[Image]:
+        lacks(self.name, "commit")
+
+    async def remove(self, image: str) -> None:
+        lacks(self.name, "commit")
 
     def _on_exit(self, instance: ProcessInstance) -> None:
         asyncio.get_running_loop().remove_reader(instance.pidfd)
@@ -279,19 +233,6 @@ def _any_zombie() -> bool:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return False
-
-
-def _exit_of(pid: int) -> Exit:
-    """How a child that has ended ended, without reaping it."""
-    try:
-        result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # somebody else in this process waits for any child
-        return Exit()
-    if result is None:
-        return Exit()
-    if result.si_code == os.CLD_EXITED:
-        return Exit(code=result.si_status)
-    return Exit(signal=result.si_status)
 
 
 async def _within(seconds: float, awaitable: Awaitable[object]) -> bool:

@@ -20,9 +20,9 @@ import grpc.aio
 
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol.hello import REQUEST_KEY
 from megaflow.transport.channels import aio_channel
 from megaflow.transport.credentials import Target
-from megaflow.transport.io import REQUEST_KEY
 from megaflow_server.bench.processes import asked_of_child
 
 _OPEN_SESSION = "/megaflow.v1.Gateway/OpenSession"

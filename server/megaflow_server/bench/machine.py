@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from megaflow_server.config import usable_cpus
+from megaflow_server.cpus import usable_cpus
 
 _PACKAGES = ("megaflow", "gymnasium", "numpy", "grpcio", "protobuf")
 

@@ -14,7 +14,24 @@ from typing import Annotated
 
 import typer
 
-from megaflow_server.cli import doctor, envs, serve, tokens
+from megaflow_server.cli import (
+    doctor,
+    envs,
+    export,
+    images,
+    jobs,
+    models,
+    pool,
+    reap,
+    results,
+    run,
+    runner,
+    serve,
+    shell,
+    simulate,
+    stop,
+    tokens,
+)
 from megaflow_server.cli.errors import exit_status, explain
 
 __all__ = ["app", "main"]
@@ -27,9 +44,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("run")(run.run)
+app.command("attach")(run.attach)
+app.command("rescore")(run.rescore)
+app.command("stop")(stop.stop)
+app.command("results")(results.results)
+app.command("logs")(results.logs)
+app.command("compare")(results.compare)
+app.command("report")(results.report)
+app.command("runner")(runner.runner)
+app.command("ps")(jobs.ps)
+app.command("why")(jobs.why)
+app.command("cancel")(jobs.cancel)
 app.add_typer(envs.app, name="envs")
+app.add_typer(images.app, name="images")
+app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(pool.app, name="pool")
+app.command("reap")(reap.reap)
+app.command("shell")(shell.shell)
 app.command("doctor")(doctor.doctor)
+app.command("simulate")(simulate.simulate)
+app.command("export")(export.export)
 
 
 @app.command(

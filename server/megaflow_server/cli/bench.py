@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -13,22 +14,27 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from megaflow.errors import MegaflowError
 from megaflow_server.bench import (
     comparison_report,
     latency_report,
     overload_report,
+    pool_report,
+    sandbox_report,
     sessions_report,
 )
 from megaflow_server.bench import latency as latency_bench
 from megaflow_server.bench import native as native_bench
 from megaflow_server.bench import overload as overload_bench
 from megaflow_server.bench import pixels as pixels_bench
+from megaflow_server.bench import pool as pool_bench
+from megaflow_server.bench import sandbox as sandbox_bench
 from megaflow_server.bench import sessions as sessions_bench
 from megaflow_server.bench import straggler as straggler_bench
 from megaflow_server.bench import vector as vector_bench
 from megaflow_server.bench.comparison import Comparison
 from megaflow_server.bench.machine import this_machine
-from megaflow_server.cli.errors import INTERRUPTED, fail
+from megaflow_server.cli.errors import INTERRUPTED, USAGE, exit_status, fail
 
 T = TypeVar("T")
 Environment = Annotated[str, typer.Option(help="The environment's id.")]
@@ -201,6 +207,138 @@ def overload(
     with _progress() as say:
         loads = overload_bench.measure(plan, say)
     _show(as_json_, overload_report, plan, machine, loads)
+
+
+@app.command()
+def orchestrator(
+    sizes: Annotated[
+        str, typer.Option("--tasks", help="How many sleep at once; several with commas.")
+    ] = "100,10000",
+    sleep: Annotated[float, typer.Option("--task-seconds", min=0.1, help="For how long.")] = 300.0,
+    queued: Annotated[int, typer.Option(min=0, help="How many wait behind them.")] = 100_000,
+    rate_tasks: Annotated[
+        int, typer.Option(min=0, help="Tasks of 0 s, for the completions per second.")
+    ] = 20_000,
+    runners: Annotated[int, typer.Option(min=1, help="How many runners share them.")] = 20,
+    tenants: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How many share the tasks of 0 s the second time, by weights and quotas; 1: no second time.",
+        ),
+    ] = 20,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="sqlite:///PATH or postgresql://…; else SQLite, for the moment."
+        ),
+    ] = None,
+    as_json_: Json = False,
+) -> None:
+    """What scheduling adds to tasks that sleep, very many of them at once."""
+    try:  # its store is no part of the base install
+        from megaflow_server.bench import orchestrator as bench
+        from megaflow_server.bench import orchestrator_report as report
+    except ImportError as error:
+        fail(f"this needs {error.name}: pip install 'megaflow[server]'", USAGE)
+    plan = bench.Plan(_sizes(sizes, "--tasks"), sleep, queued, rate_tasks, runners, tenants, store)
+    machine = this_machine()
+    with _progress() as say:
+        loads = asyncio.run(_all(bench.measure(plan, say)))
+    _show(as_json_, report, plan, machine, loads)
+
+
+def _backends(text: str) -> list[str]:
+    """The value of --backends."""
+    chosen = text.split(",")
+    if unknown := sorted(set(chosen) - sandbox_bench.PLAIN.keys()):
+        known = ", ".join(sandbox_bench.PLAIN)
+        raise typer.BadParameter(f"{unknown[0]!r}: give {known}", param_hint="--backends")
+    return chosen
+
+
+@app.command()
+def sandbox(
+    backends: Annotated[
+        str, typer.Option(help="Whose sandboxes; several with commas.")
+    ] = "docker,process",
+    image: Annotated[
+        str, typer.Option(help="What containers are made of: any image with a shell.")
+    ] = "busybox:stable",
+    commands: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 200,
+    as_json_: Json = False,
+) -> None:
+    """What a command in a sandbox takes, beside an exec of the engine and a process of one's own."""
+    plan = sandbox_bench.Plan(_backends(backends), image, commands)
+    machine = this_machine()
+    try:
+        with _progress() as say:
+            costs = asyncio.run(_all(sandbox_bench.measure(plan, say)))
+    except MegaflowError as error:
+        fail(error.message, exit_status(error))
+    _show(as_json_, sandbox_report, plan, machine, costs)
+
+
+@app.command()
+def pool(
+    backends: Annotated[
+        str, typer.Option(help="Whose sandboxes; several with commas.")
+    ] = "docker,process",
+    image: Annotated[
+        str, typer.Option(help="What containers are made of: any with a shell.")
+    ] = pool_bench.Plan.image,
+    claims: Annotated[int, typer.Option(min=1, help="Claims of each kind.")] = 40,
+    at_once: Annotated[int, typer.Option(min=1, help="Claims at once.")] = 40,
+    size: Annotated[int, typer.Option(min=1, help="The most that there are of them then.")] = 8,
+    as_json_: Json = False,
+) -> None:
+    """What a claim of a sandbox takes: of one that waits, of one that has to be made, and of many at once."""
+    plan = pool_bench.Plan(_backends(backends), image, claims, at_once, size)
+    machine = this_machine()
+    try:
+        with _progress() as say:
+            results = asyncio.run(_all(pool_bench.measure(plan, say)))
+    except MegaflowError as error:
+        fail(error.message, exit_status(error))
+    _show(as_json_, pool_report, plan, machine, results)
+
+
+@app.command()
+def gateway(
+    rollouts: Annotated[int, typer.Option(min=1, help="How many have a session.")] = 2000,
+    rate: Annotated[float, typer.Option(min=1.0, help="Calls a second, of all of them.")] = 200.0,
+    seconds: Seconds = 20.0,
+    stream: Annotated[bool, typer.Option("--stream", help="Ask for streams.")] = False,
+    as_json_: Json = False,
+) -> None:
+    """What the gateway for models adds to a call of a model that takes 50 ms, and whether it loses any."""
+    try:
+        bench = import_module("megaflow_server.bench.gateway")
+        report = import_module("megaflow_server.bench.gateway_report")
+    except ImportError as error:
+        fail(f"{error.name} is missing: pip install 'megaflow[server]'", USAGE)
+    plan = bench.Plan(rollouts=rollouts, rate=rate, seconds=seconds, stream=stream)
+    machine = this_machine()
+    with _progress() as say:
+        figures = bench.measure(plan, say)
+    _show(as_json_, report, plan, machine, figures)
+
+
+@app.command()
+def runner(
+    attempts: Annotated[int, typer.Option(min=1, help="That wait at once.")] = 2000,
+    steps: Annotated[int, typer.Option(min=10, help="Of one attempt, alone.")] = 2000,
+    env: Environment = "CartPole-v1",
+    as_json_: Json = False,
+) -> None:
+    """What a runner adds to a step, and what an attempt that waits takes of its memory."""
+    bench = import_module("megaflow_server.bench.runner")
+    report = import_module("megaflow_server.bench.runner_report")
+    plan = bench.Plan(attempts=attempts, steps=steps, env=env)
+    machine = this_machine()
+    with _progress() as say:
+        figures = bench.measure(plan, say)
+    _show(as_json_, report, plan, machine, figures)
 
 
 class _Bench(Protocol):

@@ -26,9 +26,10 @@ from megaflow.network import BlockingNetwork
 from megaflow.transport.channels import fork_support
 from megaflow.transport.io import run
 from megaflow.transport.options import CLIENT
+from megaflow_server.cli.doctor_sandboxes import containers, rooms
 from megaflow_server.cli.errors import explain
 from megaflow_server.cli.report import Finding
-from megaflow_server.config import usable_cpus
+from megaflow_server.cpus import usable_cpus
 from megaflow_server.gateway.server import private_folder
 
 _PACKAGES = ("megaflow", "gymnasium", "grpcio", "protobuf", "numpy")
@@ -36,10 +37,7 @@ _PACKAGES = ("megaflow", "gymnasium", "grpcio", "protobuf", "numpy")
 # What is imported where it is used, by its import name: what for, and where to get it.
 _OPTIONAL = {
     "pygame": ("rendering gymnasium's own environments", 'pip install "megaflow[render]"'),
-    "docker": (
-        "environments in containers, which this version does not have yet",
-        "pip install docker",
-    ),
+    "sqlalchemy": ("tasks, which are `megaflow run`'s", 'pip install "megaflow[server]"'),
     "kubernetes": (
         "environments in pods, which this version does not have yet",
         "pip install kubernetes",
@@ -63,6 +61,9 @@ def checks(server: str | None) -> Iterator[Finding]:
         yield _attempt("sockets", _sockets, "set TMPDIR to a short folder that you may write to")
         yield _attempt("loopback", _loopback, "allow connections to 127.0.0.1 on this machine")
     yield from _server(server)
+    if sys.platform == "linux":
+        yield rooms()
+    yield containers()
     yield from map(_optional, _OPTIONAL)
 
 

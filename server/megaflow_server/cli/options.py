@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,24 @@ Server = Annotated[
     ),
 ]
 
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Whose tables [models.NAME] are meant. Default: $MEGAFLOW_CONFIG, else ./megaflow.toml, if there is one",
+    ),
+]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="JOB/INDEX or JOB/NAME, and .SAMPLE from the second sample on; JOB is an id or a name.",
+    ),
+]
 
 EnvKwargs = Annotated[
     str,

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import typer
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 Status = Literal["ok", "warning", "failed"]
 
+# How wide a table is where no terminal ends it; where one does, how wide a column is at most, the last at least.
+_ENDLESS, _WIDEST, _NARROWEST = 100_000, 40, 10
+# What stands between two columns.
+_BETWEEN = 3
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
@@ -58,6 +65,29 @@ def _lines(finding: Finding) -> Iterator[str]:
         yield f"{'':31}{escape(line)}"
     if finding.way_out:
         yield f"{'':31}→ {escape(finding.way_out)}"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table whose last column is cut where the terminal ends; in a pipe nothing is.
+
+    The others are as wide as what stands in them, 40 columns at most, beyond which they take several lines.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console.width = _ENDLESS
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    *others, last = columns
+    left = console.width
+    for at, name in enumerate(others):
+        width = max(map(cell_len, [name, *(row[at] for row in rows)]))
+        if console.is_terminal:
+            width = min(width, _WIDEST)
+        table.add_column(name, width=width, overflow="fold")
+        left -= width + _BETWEEN
+    table.add_column(last, max_width=max(_NARROWEST, left - _BETWEEN), no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def print_json(value: Any) -> None:

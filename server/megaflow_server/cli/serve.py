@@ -87,12 +87,60 @@ DrainGrace = Annotated[
 BackendName = Annotated[
     str | None, typer.Option(metavar="NAME", help="What starts workers. Default: process")
 ]
+WorkerImage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="IMAGE",
+        help="What workers are containers of, with --backend docker: an image with megaflow in it.",
+    ),
+]
 Modules = Annotated[
     list[str] | None,
     typer.Option(
         "--import",
         metavar="MODULE",
-        help="A module that registers environments; several are fine.",
+        help="A module that registers environments, agents and models; several are fine.",
+    ),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="What keeps tasks: sqlite:///PATH or postgresql://…. Default: none, and no tasks are taken",
+    ),
+]
+Runners = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that execute tasks; 0 where `megaflow runner` does. Default: one, where there is a store",
+    ),
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Attempts at once, of each of them. Default: 64"),
+]
+StepTimeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        metavar="SECONDS",
+        help="What a step may take in tasks that they execute, a verifier's included. Default: 3600",
+    ),
+]
+Trajectories = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|URL",
+        help="Where trajectories go, and sessions of models. Default: the folder `trajectories` beside an SQLite "
+        "store, else in the user's state folder; sessions of models nowhere",
+    ),
+]
+Http = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDR",
+        help="host:port of health, metrics and models over HTTP. Default: nowhere",
     ),
 ]
 AllowImport = Annotated[
@@ -100,7 +148,10 @@ AllowImport = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="megaflow.toml; options here win over what it says."),
+    typer.Option(
+        metavar="FILE",
+        help="Options here win over what it says. Default: $MEGAFLOW_CONFIG, else ./megaflow.toml, if there is one",
+    ),
 ]
 
 
@@ -117,6 +168,13 @@ def serve(
     worker_memory_limit: WorkerMemoryLimit = None,
     drain_grace: DrainGrace = None,
     backend: BackendName = None,
+    store: Store = None,
+    runners: Runners = None,
+    concurrency: Concurrency = None,
+    step_timeout: StepTimeout = None,
+    trajectories: Trajectories = None,
+    http: Http = None,
+    worker_image: WorkerImage = None,
     modules: Modules = None,
     allow_import: AllowImport = False,
     config: ConfigFile = None,
@@ -135,6 +193,13 @@ def serve(
         "worker_memory_limit": worker_memory_limit,
         "drain_grace": drain_grace,
         "backend": backend,
+        "store": store,
+        "runners": runners,
+        "concurrency": concurrency,
+        "step_timeout": step_timeout,
+        "trajectories": trajectories,
+        "http": http,
+        "worker_image": worker_image,
         "modules": modules,
         "allow_import": allow_import or None,
     }
@@ -150,11 +215,13 @@ def _serve(config: Path | None, options: Mapping[str, object]) -> None:
     from megaflow.errors import MegaflowError
     from megaflow_server import standalone
     from megaflow_server.config import load
+    from megaflow_server.config_file import find
 
     try:
-        settings = load(config, options)
+        path = config or find()
+        settings = load(path, options)
 
-        def announce(addresses: Sequence[str]) -> None:
+        def announce(addresses: Sequence[str], http: str, backends: Sequence[str]) -> None:
             server = settings.server
             size = f"{server.workers} worker{'s' if server.workers > 1 else ''}"
             for address in addresses:
@@ -162,8 +229,16 @@ def _serve(config: Path | None, options: Mapping[str, object]) -> None:
                     f"Serving environments at {address} ({size}, backend {server.backend}). "
                     "Ctrl-C ends it."
                 )
+            if server.store is not None:
+                typer.echo(f"Tasks are kept in {standalone.shown(server.store)}.")
+            if http:
+                typer.echo(f"Health and metrics at {http}.")
+            if config is None and path is not None:
+                typer.echo(f"Configured by {path}")
+            for about in backends:
+                typer.echo(about)
 
-        standalone.main(settings, announce)
+        standalone.main(settings, announce, path)
     except MegaflowError as error:
         # Whatever keeps a server from starting is in what it was told to do.
         fail(error.message, USAGE)

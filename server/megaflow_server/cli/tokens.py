@@ -72,7 +72,7 @@ def create(
         str | None,
         typer.Option(
             metavar="SCOPES",
-            help="What it opens, with commas: sessions, read, submit, admin. Default: sessions,read,submit",
+            help="What it opens, with commas: sessions, read, submit, run, admin. Default: sessions,read,submit",
         ),
     ] = None,
     expires: Annotated[

@@ -13,10 +13,11 @@ from megaflow.errors import Unauthenticated
 SESSIONS = "sessions"  # open, step and close sessions; the catalogue
 READ = "read"  # the catalogue, and results
 SUBMIT = "submit"  # tasks
+RUN = "run"  # the execution of everybody's tasks
 ADMIN = "admin"  # the server itself
-ALL_SCOPES = frozenset({SESSIONS, READ, SUBMIT, ADMIN})
+ALL_SCOPES = frozenset({SESSIONS, READ, SUBMIT, RUN, ADMIN})
 # What a token opens where nobody says more.
-USER_SCOPES = ALL_SCOPES - {ADMIN}
+USER_SCOPES = ALL_SCOPES - {ADMIN, RUN}
 
 # The scopes of which a caller needs one, for every method that the gateway serves but health's. What is not
 # here is refused.
@@ -28,7 +29,34 @@ METHOD_SCOPES: Mapping[str, frozenset[str]] = {
     "/megaflow.v1.Gateway/DescribeShard": frozenset({SESSIONS}),
     "/megaflow.v1.Gateway/RenewLeases": frozenset({SESSIONS}),
     "/megaflow.v1.Gateway/CloseSession": frozenset({SESSIONS}),
+    "/megaflow.v1.Gateway/ListPools": frozenset({SESSIONS, READ}),
+    "/megaflow.v1.Gateway/PreparePool": frozenset({SESSIONS}),
+    "/megaflow.v1.Gateway/PrepareEnvironment": frozenset({SESSIONS}),
+    "/megaflow.v1.Gateway/KeepSnapshot": frozenset({SESSIONS}),
+    "/megaflow.v1.Gateway/RestoreSnapshot": frozenset({SESSIONS}),
+    "/megaflow.v1.Gateway/DropSnapshot": frozenset({SESSIONS}),
+    "/megaflow.v1.Gateway/ListSandboxes": frozenset({SESSIONS, ADMIN}),
+    "/megaflow.v1.Gateway/KeepSandboxes": frozenset({SESSIONS}),
+    "/megaflow.v1.Gateway/DropSandboxes": frozenset({SESSIONS, ADMIN}),
+    "/megaflow.v1.Gateway/RunInside": frozenset({SESSIONS, ADMIN}),
+    "/megaflow.v1.Gateway/OpenTerminal": frozenset({SESSIONS, ADMIN}),
     "/megaflow.v1.Sessions/Attach": frozenset({SESSIONS}),
+    "/megaflow.v1.Tasks/CreateJob": frozenset({SUBMIT}),
+    "/megaflow.v1.Tasks/AddTasks": frozenset({SUBMIT}),
+    "/megaflow.v1.Tasks/SealJob": frozenset({SUBMIT}),
+    "/megaflow.v1.Tasks/GetJob": frozenset({SUBMIT, READ}),
+    "/megaflow.v1.Tasks/PutManifest": frozenset({SUBMIT}),
+    "/megaflow.v1.Tasks/GetManifest": frozenset({SUBMIT, READ}),
+    "/megaflow.v1.Tasks/ListJobs": frozenset({SUBMIT, READ}),
+    "/megaflow.v1.Tasks/WaitResults": frozenset({SUBMIT, READ}),
+    "/megaflow.v1.Tasks/CancelJob": frozenset({SUBMIT}),
+    "/megaflow.v1.Tasks/CancelTask": frozenset({SUBMIT}),
+    "/megaflow.v1.Tasks/ExplainTask": frozenset({SUBMIT, READ}),
+    "/megaflow.v1.Runners/RegisterRunner": frozenset({RUN}),
+    "/megaflow.v1.Runners/RenewRunner": frozenset({RUN}),
+    "/megaflow.v1.Runners/ClaimAttempts": frozenset({RUN}),
+    "/megaflow.v1.Runners/ReportAttempts": frozenset({RUN}),
+    "/megaflow.v1.Runners/DrainRunner": frozenset({RUN}),
 }
 
 

@@ -46,7 +46,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
 # Raises what a method's call by a principal is refused with, whatever its request.
-Check: TypeAlias = Callable[[str, str, Context], Awaitable[None]]
+Check: TypeAlias = Callable[[str, Principal, Context], Awaitable[None]]
 
 
 async def refuse(context: Context, error: MegaflowError) -> NoReturn:
@@ -166,7 +166,7 @@ class _Gate:
     ) -> tuple[Principal, Any]:
         try:
             caller = self._authenticator.admit(self._method, context)
-            await self._check(self._method, caller.name, context)
+            await self._check(self._method, caller, context)
             if not self._inner.request_streaming:
                 return caller, await self._decode(await single(requests))
             if self._inner.request_deserializer is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from megaflow.errors import MegaflowError
 from megaflow.protocol import megaflow_pb2 as pb
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _CALL_TIMEOUT = 5.0
 # What an environment that nobody uses any more gets to end its step and close; seconds.
 _END_GRACE = 3.0
+# What it gets of that with the sandboxes that were lent to it: a step that waits for one ends without it.
+_LENT_GRACE = 2.0
 # The same for one that was given up because it did not end its step, before others go with it.
 _GIVEN_UP_GRACE = 1.0
 # How many shards are closed at once: each is a call, and thousands may end together.
@@ -27,9 +29,15 @@ _AT_ONCE = 64
 
 
 class Closing:
-    """Has workers close shards, and takes down which of them do not come to an end."""
+    """Has workers close shards, and takes down which of them do not come to an end.
 
-    def __init__(self) -> None:
+    Args:
+        on_unused: called with the id of a shard that is to use nothing any more: its worker is no more, or
+            it has had its time to close.
+    """
+
+    def __init__(self, on_unused: Callable[[str], None]) -> None:
+        self._on_unused = on_unused
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         # What its worker was told to close and has not said to have closed.
@@ -62,9 +70,12 @@ class Closing:
         request = pb.CloseShardRequest(shard_id=shard.id, reason=reason)
         async with self._turns:
             if worker.loss is not None or not worker.served:
+                self._on_unused(shard.id)
                 return
             self._unclosed[shard.id] = worker
-            asyncio.get_running_loop().call_later(_END_GRACE, self._check_closed, shard.id)
+            loop = asyncio.get_running_loop()
+            loop.call_later(_LENT_GRACE, self._on_unused, shard.id)
+            loop.call_later(_END_GRACE, self._check_closed, shard.id)
             try:
                 await worker.call(
                     lambda stub: stub.CloseShard(
@@ -123,5 +134,8 @@ class Closing:
 
     def worker_died(self, worker: WorkerHandle) -> None:
         """Forgets what the worker was to close."""
+        for shard_id, one in self._unclosed.items():
+            if one is worker:
+                self._on_unused(shard_id)
         self._unclosed = {key: one for key, one in self._unclosed.items() if one is not worker}
         self._stuck = {key: one for key, one in self._stuck.items() if one is not worker}

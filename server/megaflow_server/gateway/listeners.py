@@ -16,7 +16,7 @@ from megaflow.errors import InvalidArgument, Unavailable
 from megaflow.transport.address import normalise, split_host_port
 from megaflow.transport.loopback import is_loopback, numeric
 from megaflow.transport.options import SERVER
-from megaflow_server.gateway.auth import LOCAL, SESSIONS
+from megaflow_server.gateway.auth import LOCAL, SESSIONS, Principal
 from megaflow_server.gateway.authentication import AuthenticationInterceptor, Authenticator, Check
 from megaflow_server.gateway.loopback import LoopbackToken
 from megaflow_server.gateway.tls import Certificate
@@ -131,6 +131,10 @@ class Listeners:
     def token_files(self) -> list[Path]:
         """Where the token for programs of this server's own user is."""
         return [] if self._loopback is None else self._loopback.files
+
+    def principal(self, token: str) -> Principal:
+        """Whose token this is. Raises Unauthenticated."""
+        return self._authenticator.tokens.principal(token)
 
     def holders(self) -> frozenset[str]:
         """The principals that may have sessions: those with a token for that, and whoever needs none."""

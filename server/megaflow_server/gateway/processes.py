@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megaflow_server.backends.descendants import descendants
+from megaflow_server.consumption import cpu_seconds, kilobytes
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -51,10 +52,11 @@ def activity(pid: int) -> Activity | None:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process and its descendants take, in bytes and in processes."""
+    """What a process and its descendants take: bytes, processes, and the processor time so far."""
 
     memory: int
     processes: int
+    cpu_seconds: float = 0.0
 
 
 def usage(pids: Collection[int], *, exact_from: int) -> dict[int, Usage]:
@@ -72,14 +74,14 @@ def usage(pids: Collection[int], *, exact_from: int) -> dict[int, Usage]:
             trees[root].append(process.pid)
     found = {}
     for root, members in trees.items():
-        memory = sum(_kilobytes(pid, "status", b"VmRSS:", b"VmSwap:") for pid in members)
+        memory = sum(kilobytes(pid, "status", b"VmRSS:", b"VmSwap:") for pid in members)
         if memory * 1024 >= exact_from and len(members) > 1:
             memory = sum(
-                _kilobytes(pid, "smaps_rollup", b"Pss:", b"SwapPss:")
-                or _kilobytes(pid, "status", b"VmRSS:", b"VmSwap:")
+                kilobytes(pid, "smaps_rollup", b"Pss:", b"SwapPss:")
+                or kilobytes(pid, "status", b"VmRSS:", b"VmSwap:")
                 for pid in members
             )
-        found[root] = Usage(memory * 1024, len(members))
+        found[root] = Usage(memory * 1024, len(members), cpu_seconds(members))
     return found
 
 
@@ -98,12 +100,3 @@ def _delay(folder: Path) -> float:
         return int((folder / "schedstat").read_bytes().split()[1]) / 1e9
     except OSError:
         return 0.0
-
-
-def _kilobytes(pid: int, name: str, *keys: bytes) -> int:
-    """The sum of these lines of a file in /proc/PID; 0 where the process is gone."""
-    try:
-        content = (_PROC / str(pid) / name).read_bytes()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in content.splitlines() if line.startswith(keys))

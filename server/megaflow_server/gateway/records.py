@@ -10,6 +10,7 @@ from megaflow.errors import DeadlineExceeded, SessionLost
 from megaflow_server.gateway.specs import SharedSpec
 from megaflow_server.gateway.successors import Successors
 from megaflow_server.gateway.workers import WorkerHandle
+from megaflow_server.templates import Mode
 
 
 @dataclass(slots=True)
@@ -17,8 +18,14 @@ class Session:
     """A client's session and its shards.
 
     Attributes:
-        owner: the principal that opened it.
+        owner: the principal that opened it, and may use it.
+        tenant: whose quota it counts for, and whose workers and sandboxes it has: the owner, or whose task it is for.
         client: the process that opened it, where that has a name.
+        measured: whether what it uses is looked at.
+        task: the id of the tenant's task that it is for, if any.
+        mode: how its sandboxes are used; "auto": as their templates say.
+        keep: seconds for which its sandboxes outlive it; `keep_lost_only`: those of shards that were lost.
+        was_lost: whether it ended without its client's saying so.
         opening: whether its shards are being built for the first time.
         successors: what takes the places of shards that were lost.
         ended: why it is no more, once it is.
@@ -26,9 +33,16 @@ class Session:
 
     id: str
     owner: str
+    tenant: str
     client: str
     spec: SharedSpec
     env_start: float
+    mode: Mode = "auto"
+    measured: bool = False
+    task: str = ""
+    keep: float = 0.0
+    keep_lost_only: bool = False
+    was_lost: bool = False
     shards: dict[str, Shard] = field(default_factory=dict)
     opening: bool = True
     successors: Successors = field(default_factory=Successors)

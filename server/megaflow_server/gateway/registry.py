@@ -85,3 +85,13 @@ def shard_of(session: Session, shard_id: str) -> Shard:
 
 def unknown(session_id: str) -> NotFound:
     return NotFound(f"there is no session {session_id!r}: it was closed, or never was here")
+
+
+def shut_out(owner: str) -> str:
+    """Why a principal has no sessions any more."""
+    return f"each token of {owner} that opened sessions was revoked or has expired"
+
+
+def client_has_ended(session: Session) -> str:
+    """Why a session ends when the process that opened it has."""
+    return f"session {session.id} has ended: the process that opened it has"

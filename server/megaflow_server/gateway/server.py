@@ -3,97 +3,84 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
-import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from megaflow.embedded import FOLDER_VARIABLE, import_paths
-from megaflow.errors import InvalidArgument, Unavailable
+from megaflow.embedded import FOLDER_VARIABLE
+from megaflow.errors import FailedPrecondition, InvalidArgument, Unavailable
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.transport.address import MAX_SOCKET_PATH_BYTES
 from megaflow.transport.credentials import TOKEN_VARIABLE
+from megaflow_server import marks
 from megaflow_server.backends import Backend
-from megaflow_server.gateway.auth import principal
+from megaflow_server.backends.opened import OpenedBackends
+from megaflow_server.gateway.auth import RUN, Principal, principal
 from megaflow_server.gateway.data_host import DataHost
 from megaflow_server.gateway.drain import drain
 from megaflow_server.gateway.health import Health
-from megaflow_server.gateway.listeners import Access, Listeners
+from megaflow_server.gateway.inside import Inside
+from megaflow_server.gateway.lending import Lending
+from megaflow_server.gateway.listeners import Listeners
+from megaflow_server.gateway.pooling import Pooling, breakers
 from megaflow_server.gateway.relay import Relay
+from megaflow_server.gateway.runners import RunnersService
 from megaflow_server.gateway.service import GatewayService
-from megaflow_server.gateway.session_settings import SessionSettings
 from megaflow_server.gateway.sessions import Sessions
+from megaflow_server.gateway.settings import GatewaySettings
+from megaflow_server.gateway.snapshots import Snapshots
 from megaflow_server.gateway.supervisor import Supervisor
+from megaflow_server.gateway.tasks import TasksService
+from megaflow_server.gateway.wanted import Wanted
 from megaflow_server.gateway.watchdog import check_empty
 from megaflow_server.gateway.worker_settings import WorkerSettings
 from megaflow_server.gateway.workers import WorkerHandle
+from megaflow_server.images import OnDemand
+from megaflow_server.orchestrator.service import Orchestrator
+from megaflow_server.pool import Pools
+from megaflow_server.pool.reaper import FOLDER_PREFIX, Reaper
+from megaflow_server.removal import remove_tree
+from megaflow_server.runs import Run, state_folder
 
+_SERVICES = tuple(f"megaflow.v1.{name}" for name in ("Gateway", "Sessions", "Tasks", "Runners"))
 # Between two looks at which tokens have expired; seconds.
 _EXPIRY_INTERVAL = 1.0
 # The longest name of a worker's socket in a gateway's folder.
 _SOCKET_NAME_BYTES = len("/worker-9999-999999.sock")
 
 
-@dataclass(frozen=True)
-class GatewaySettings:
-    """What a gateway is started with.
+class Gateway:
+    """A running gateway; an asynchronous context manager.
 
-    Attributes:
-        listen: addresses, as users write them.
-        access: who may connect there.
-        data_host: under which name or address clients on other machines reach the workers themselves; None:
-            they do not, and the gateway relays.
-        max_workers: how many workers there may be.
-        workers: how many of these each principal may have, since none is shared; None: all.
-        max_sessions_per_worker: sessions that a worker hosts, one after the other or at once, before a fresh
-            one takes its place; None: no limit.
-        worker_memory_limit: bytes that a worker takes with all its processes; from 80 % of it on a fresh one
-            takes its place when its sessions have ended, and over it, it is ended with them. None: no limit.
-        heartbeat_timeout: seconds without a heartbeat after which a worker is ended with its sessions.
-        log_bytes: size at which a log file is begun anew, its old end kept beside it.
-        warm_workers: how many are started at once; the rest as sessions need them.
-        code_folder: the private folder of an embedded server.
-        sessions: how many sessions there may be, and how long they live.
-        stop_grace: what environments get to close when the server ends, before their worker is killed; seconds.
+    Args:
+        orchestrator: what keeps its tasks, running already; None: it takes none.
     """
 
-    folder: Path
-    listen: Sequence[str]
-    max_workers: int
-    warm_workers: int
-    access: Access = field(default_factory=Access)
-    data_host: str | None = None
-    workers: int | None = None
-    max_sessions_per_worker: int | None = None
-    worker_memory_limit: int | None = None
-    heartbeat_timeout: float = 60.0
-    log_bytes: int = 10 << 20
-    modules: Sequence[str] = ()
-    code_policy: pb.CodePolicy = pb.CODE_POLICY_REGISTERED
-    code_folder: Path | None = None
-    sessions: SessionSettings = field(default_factory=SessionSettings)
-    stop_grace: float = 3.0
-    import_paths: Sequence[str] = field(default_factory=import_paths)
-    directory: Path = field(default_factory=Path.cwd)
-
-
-class Gateway:
-    """A running gateway; an asynchronous context manager."""
-
-    def __init__(self, settings: GatewaySettings, backend: Backend) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        backend: Backend,
+        orchestrator: Orchestrator | None = None,
+    ) -> None:
         self._settings = settings
         self._backend = backend
+        self._orchestrator = orchestrator
         self.id = secrets.token_hex(8)
         self.sessions = Sessions(settings.sessions)
         self.supervisor: Supervisor
-        self.health = Health(frozenset({"megaflow.v1.Gateway", "megaflow.v1.Sessions"}))
+        self.pools: Pools
+        self._lending: Lending
+        self._wanted: Wanted
+        self._snapshots: Snapshots
+        self._inside: Inside
+        self.reaper: Reaper
+        self.health = Health(frozenset(_SERVICES))
         self._listeners: Listeners | None = None
         self._expiring: asyncio.Task[None] | None = None
 
@@ -115,6 +102,14 @@ class Gateway:
 
     async def __aenter__(self) -> Gateway:
         settings = self._settings
+        if settings.worker_image is not None:
+            if settings.data_host is not None:
+                raise FailedPrecondition(
+                    f"data_host={settings.data_host!r} with worker_image={settings.worker_image!r}: a worker in a "
+                    "container has no network, so that the gateway relays for it; leave one of them out"
+                )
+            await self._backend.prepare(settings.worker_image)
+        self._use_backends()
         (settings.folder / "log").mkdir(mode=0o700, exist_ok=True)
         self.supervisor = Supervisor(
             self._backend,
@@ -124,12 +119,24 @@ class Gateway:
             on_death=self.sessions.worker_died,
             on_closed=self.sessions.shard_closed,
         )
-        self.sessions.use(self.supervisor)
+        self._wanted = Wanted(
+            self.pools,
+            settings.templates,
+            contained=settings.worker_image is not None,
+            images=OnDemand(settings.open_builds),
+            most=settings.most,
+        )
+        self._lending = Lending(self.pools, settings.folder, self._wanted)
+        self.sessions.use(self.supervisor, self._lending)
+        self._snapshots = Snapshots(self.sessions.shard, self._lending, time.monotonic)
+        self._inside = Inside(self.sessions.session, self._lending, self._snapshots, self.pools)
+        self.reaper.image_owners += [self._snapshots.owns, self._inside.owns]
         try:
             self._listeners = await self._listen()
             if settings.access.token_file is not None:
                 self._expiring = asyncio.create_task(self._expire(self._listeners))
             self.supervisor.warm(settings.warm_workers)
+            self.reaper.start()
         except BaseException:
             await self.stop()
             raise
@@ -151,11 +158,30 @@ class Gateway:
         if self._listeners is not None:
             await self._listeners.stop(grace=None)
         await self.sessions.stop()
-        await self.supervisor.stop(grace=self._settings.stop_grace)
+        grace = self._settings.stop_grace
+        ending = asyncio.create_task(self.supervisor.stop(grace=grace))
+        # Environments may use their sandboxes to close, and not for ever.
+        await asyncio.wait({ending}, timeout=grace / 3)
+        await self._lending.stop()
+        await asyncio.gather(ending, self.pools.stop())
+        await self.reaper.stop()
+        await self._backends.close()
 
     async def drain(self, *, grace: float, hurry: asyncio.Event) -> None:
-        """Takes no more sessions, and gives those that there are so many seconds; see `drain`."""
+        """Takes no more sessions and hands out no more tasks, and gives the sessions so many seconds; see `drain`."""
+        if self._orchestrator is not None:
+            self._orchestrator.leave()
         await drain(self.sessions, self.health, grace=grace, hurry=hurry)
+
+    def principal(self, token: str) -> Principal:
+        """Whose token this is. Raises Unauthenticated."""
+        assert self._listeners is not None
+        return self._listeners.principal(token)
+
+    def holders(self) -> frozenset[str]:
+        """The principals that may have sessions."""
+        assert self._listeners is not None
+        return self._listeners.holders()
 
     def reload(self) -> None:
         """Reads the token file again; one that is broken leaves the tokens as they are, and is logged.
@@ -173,12 +199,13 @@ class Gateway:
             self.sessions.keep_only(listeners.holders())
 
     async def ready(self) -> None:
-        """Waits until the first workers serve.
+        """Waits until the first workers serve, and the images of templates are at hand.
 
         Raises Unavailable with a log where they cannot, and InvalidArgument where that is in what this server was
-        told: a module, a host, less memory than they take before they have done anything.
+        told: a module, a host, less memory than they take before they have done anything. What a template asks
+        for and cannot have is raised as it is: see `Pools.start`.
         """
-        await asyncio.gather(*map(self._came_up, self.supervisor.workers))
+        await asyncio.gather(*map(self._came_up, self.supervisor.workers), self.pools.start())
 
     async def _came_up(self, worker: WorkerHandle) -> None:
         try:
@@ -189,11 +216,21 @@ class Gateway:
         if limit is not None:
             await check_empty(worker, limit)
 
+    def _use_backends(self) -> None:
+        settings = self._settings
+        state = settings.state or state_folder()
+        run = Run(self.id, os.getpid(), marks.RUN, str(settings.folder))
+        self.reaper = Reaper(state, run, lambda: self._backends.all())
+        self._backends = OpenedBackends(self._backend, settings.open_backend, self.reaper.use)
+        folder = settings.folder / "sandboxes"
+        self.pools = Pools(self._backends, run=self.id, folder=folder, templates=settings.templates)
+        self.reaper.owners += [self.pools.owns, lambda name: self.supervisor.owns(name)]
+
     def _worker_settings(self) -> WorkerSettings:
         settings = self._settings
         # A worker must not take its own server for the one that its environments may use, nor show these
         # somebody's token.
-        dropped = {FOLDER_VARIABLE, TOKEN_VARIABLE}
+        dropped = {FOLDER_VARIABLE, TOKEN_VARIABLE, *settings.withheld}
         environ = {key: value for key, value in os.environ.items() if key not in dropped}
         environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
         return WorkerSettings(
@@ -215,6 +252,7 @@ class Gateway:
             memory_limit=settings.worker_memory_limit,
             heartbeat_timeout=settings.heartbeat_timeout,
             log_limit=settings.log_bytes,
+            image=settings.worker_image,
         )
 
     async def _listen(self) -> Listeners:
@@ -222,12 +260,25 @@ class Gateway:
         service = GatewayService(
             self.sessions,
             self.supervisor,
+            Pooling(self.pools, self.supervisor, self._wanted),
+            self._snapshots,
+            self._inside,
             server_id=self.id,
             code_policy=settings.code_policy,
             caller=lambda: principal().name,
+            runs=lambda: RUN in principal().scopes,
         )
         listeners = Listeners(settings.access, service.check)
         pb_grpc.add_GatewayServicer_to_server(service, listeners.server)
+        tasks = TasksService(
+            self._orchestrator,
+            caller=lambda: principal().name,
+            environments=service.catalogue,
+            imports=settings.code_policy != pb.CODE_POLICY_REGISTERED,
+            breakers=lambda: breakers(self.pools),
+        )
+        pb_grpc.add_TasksServicer_to_server(tasks, listeners.server)
+        pb_grpc.add_RunnersServicer_to_server(RunnersService(self._orchestrator), listeners.server)
         listeners.server.add_generic_rpc_handlers((self.health.handlers(),))
         relay = Relay(lambda shard_id, owner: self.sessions.shard(shard_id, owner).worker.address)
         listeners.server.add_generic_rpc_handlers((relay.handler(),))
@@ -253,9 +304,8 @@ async def private_folder() -> AsyncIterator[Path]:
             f"no folder for sockets: {candidates} are too long for a socket's path or not writable; "
             "set TMPDIR to a short one"
         )
-    folder = Path(tempfile.mkdtemp(prefix="megaflow-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     try:
         yield folder
     finally:
-        with contextlib.suppress(FileNotFoundError):  # somebody has tidied up
-            shutil.rmtree(folder)
+        remove_tree(folder)

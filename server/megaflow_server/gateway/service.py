@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
-
-import grpc
-import grpc.aio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import unquote
 
 from megaflow.errors import (
     FailedPrecondition,
     InvalidArgument,
-    MegaflowError,
+    PermissionDenied,
     ResourceExhausted,
 )
-from megaflow.protocol import PROTOCOL_VERSION, failures
+from megaflow.protocol import PROTOCOL_VERSION
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
-from megaflow.transport.control import FEATURES, package_version
-from megaflow.transport.io import REQUEST_KEY
+from megaflow.protocol.hello import FEATURES, REQUEST_KEY, TENANT_KEY, package_version
 from megaflow_server.gateway.answers import LONGEST_ID, Answers
+from megaflow_server.gateway.auth import RUN, Principal, principal
+from megaflow_server.gateway.calls import Context, answer
+from megaflow_server.gateway.inside import Inside
+from megaflow_server.gateway.pooling import Pooling
 from megaflow_server.gateway.sessions import Sessions
+from megaflow_server.gateway.snapshots import Snapshots
 from megaflow_server.gateway.supervisor import Supervisor
-from megaflow_server.gateway.workers import RemoteRefusal
-
-T = TypeVar("T")
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _OPEN_SESSION = "/megaflow.v1.Gateway/OpenSession"
 
@@ -45,27 +43,35 @@ _LIST_TIMEOUT = 50.0
 class GatewayService(pb_grpc.GatewayServicer):
     """Control plane; see megaflow.proto for what each call does.
 
-    `caller` gives the name of the principal of the running call.
+    `caller` gives the name of the principal of the running call, `runs` whether it executes everybody's tasks.
     """
 
     def __init__(
         self,
         sessions: Sessions,
         supervisor: Supervisor,
+        pooling: Pooling,
+        snapshots: Snapshots,
+        inside: Inside,
         *,
         server_id: str,
         code_policy: pb.CodePolicy,
         caller: Callable[[], str],
+        runs: Callable[[], bool],
     ) -> None:
         self._sessions = sessions
         self._supervisor = supervisor
+        self._pooling = pooling
+        self._snapshots = snapshots
+        self._inside = inside
         self._server_id = server_id
         self._code_policy = code_policy
         self._caller = caller
+        self._runs = runs
         self._answers = Answers(self._undo)
         self._undoing: set[asyncio.Future[None]] = set()
 
-    async def check(self, method: str, owner: str, context: Context) -> None:
+    async def check(self, method: str, caller: Principal, context: Context) -> None:
         """Raises what is certain to be refused before its request is read: openings, once there are enough.
 
         That is half of what a refusal costs. Where this principal may be asking again for an answer, and does
@@ -73,12 +79,11 @@ class GatewayService(pb_grpc.GatewayServicer):
         """
         if method != _OPEN_SESSION:
             return
-        ids = [
-            str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_KEY
-        ]
-        answers = self._answers
+        owner, answers = caller.name, self._answers
+        ids, tenants = _shown(context, REQUEST_KEY), _shown(context, TENANT_KEY)
         if not (answers.has(owner, ids[0]) if len(ids) == 1 else answers.any_of(owner)):
-            await self._check_limits(owner)
+            others = tenants and RUN in caller.scopes
+            await self._check_limits(unquote(tenants[0])[:LONGEST_ID] if others else owner)
 
     async def _check_limits(self, owner: str) -> None:
         """Raises what an opening is refused with at once; a little later for those who come too often."""
@@ -104,13 +109,14 @@ class GatewayService(pb_grpc.GatewayServicer):
     async def ListEnvironments(
         self, request: pb.ListEnvironmentsRequest, context: Context
     ) -> pb.ListEnvironmentsResponse:
-        return await _answer(context, self._list(request))
+        return await answer(context, self.catalogue())
 
-    async def _list(self, request: pb.ListEnvironmentsRequest) -> pb.ListEnvironmentsResponse:
+    async def catalogue(self) -> pb.ListEnvironmentsResponse:
+        """What the caller may make, as one of its workers knows it."""
         worker = self._supervisor.any_for(self._caller())
         return await worker.call(
             lambda stub: stub.ListEnvironments(
-                request, metadata=worker.metadata, timeout=_LIST_TIMEOUT
+                pb.ListEnvironmentsRequest(), metadata=worker.metadata, timeout=_LIST_TIMEOUT
             ),
             deadline=f"no catalogue within {_LIST_TIMEOUT:g} s",
         )
@@ -121,8 +127,12 @@ class GatewayService(pb_grpc.GatewayServicer):
         async def opened() -> pb.OpenSessionResponse:
             _check(request)
             owner = self._caller()
+            if request.tenant and request.tenant != owner and not self._runs():
+                raise PermissionDenied(
+                    f"tenant={request.tenant!r}: sessions of others' tasks take a token with the scope run"
+                )
             if not self._answers.has(owner, request.request_id):
-                await self._check_limits(owner)
+                await self._check_limits(request.tenant or owner)
             answer = await self._answers.once(
                 owner,
                 request.request_id,
@@ -133,7 +143,7 @@ class GatewayService(pb_grpc.GatewayServicer):
             self._sessions.renew([answer.session_id], (), owner)
             return answer
 
-        return await _answer(context, opened())
+        return await answer(context, opened())
 
     async def ReopenShard(self, request: pb.ReopenShardRequest, context: Context) -> pb.Shard:
         owner = self._caller()
@@ -147,7 +157,7 @@ class GatewayService(pb_grpc.GatewayServicer):
                 given_up=request.given_up[:_LONGEST_REASON],
             ),
         )
-        return await _answer(context, reopened)
+        return await answer(context, reopened)
 
     async def DescribeShard(
         self, request: pb.DescribeShardRequest, context: Context
@@ -171,7 +181,7 @@ class GatewayService(pb_grpc.GatewayServicer):
                 await asyncio.sleep(0.01)
             return status
 
-        return await _answer(context, described())
+        return await answer(context, described())
 
     async def RenewLeases(
         self, request: pb.RenewLeasesRequest, context: Context
@@ -185,19 +195,95 @@ class GatewayService(pb_grpc.GatewayServicer):
             lost = self._sessions.renew(request.session_ids, request.released_ids, self._caller())
             return pb.RenewLeasesResponse(lost=lost)
 
-        return await _answer(context, renewed())
+        return await answer(context, renewed())
 
     async def CloseSession(
         self, request: pb.CloseSessionRequest, context: Context
     ) -> pb.CloseSessionResponse:
-        await _answer(context, self._sessions.close(request.session_id, self._caller()))
-        return pb.CloseSessionResponse()
+        peak = await answer(context, self._sessions.close(request.session_id, self._caller()))
+        return pb.CloseSessionResponse(peak=peak)
 
-    def _undo(self, owner: str, answer: Any) -> None:
-        if isinstance(answer, pb.OpenSessionResponse):
-            closing = asyncio.ensure_future(self._sessions.close(answer.session_id, owner))
+    async def ListPools(
+        self, request: pb.ListPoolsRequest, context: Context
+    ) -> pb.ListPoolsResponse:
+        return self._pooling.list()
+
+    async def PreparePool(self, request: pb.PreparePoolRequest, context: Context) -> pb.PoolStatus:
+        return await answer(context, self._pooling.prepare(request, self._caller()))
+
+    async def PrepareEnvironment(
+        self, request: pb.PrepareEnvironmentRequest, context: Context
+    ) -> pb.ListPoolsResponse:
+        prepared = self._pooling.prepare_environment(request, self._caller())
+        return await answer(context, prepared)
+
+    async def KeepSnapshot(
+        self, request: pb.KeepSnapshotRequest, context: Context
+    ) -> pb.KeepSnapshotResponse:
+        snapshot_id = await answer(context, self._snapshots.keep(request, self._caller()))
+        return pb.KeepSnapshotResponse(snapshot_id=snapshot_id)
+
+    async def RestoreSnapshot(
+        self, request: pb.RestoreSnapshotRequest, context: Context
+    ) -> pb.RestoreSnapshotResponse:
+        return await answer(context, self._snapshots.restore(request, self._caller()))
+
+    async def DropSnapshot(
+        self, request: pb.DropSnapshotRequest, context: Context
+    ) -> pb.DropSnapshotResponse:
+        owner = self._caller()
+
+        async def dropped() -> pb.DropSnapshotResponse:
+            self._snapshots.drop(request.snapshot_id, owner)
+            return pb.DropSnapshotResponse()
+
+        return await answer(context, dropped())
+
+    async def ListSandboxes(
+        self, request: pb.ListSandboxesRequest, context: Context
+    ) -> pb.ListSandboxesResponse:
+        return self._inside.list(principal())
+
+    async def KeepSandboxes(
+        self, request: pb.KeepSandboxesRequest, context: Context
+    ) -> pb.KeepSandboxesResponse:
+        owner = self._caller()
+
+        async def kept() -> pb.KeepSandboxesResponse:
+            self._sessions.keep(request, owner)
+            return pb.KeepSandboxesResponse()
+
+        return await answer(context, kept())
+
+    async def DropSandboxes(
+        self, request: pb.DropSandboxesRequest, context: Context
+    ) -> pb.DropSandboxesResponse:
+        async def dropped() -> pb.DropSandboxesResponse:
+            self._inside.drop(request.id, principal())
+            return pb.DropSandboxesResponse()
+
+        return await answer(context, dropped())
+
+    async def RunInside(
+        self, request: pb.RunInsideRequest, context: Context
+    ) -> pb.RunInsideResponse:
+        return await answer(context, self._inside.run(request, principal()))
+
+    async def OpenTerminal(self, inputs: AsyncIterator[pb.TerminalInput], context: Context) -> None:
+        await answer(context, self._inside.terminal(inputs, context.write, principal()))
+
+    def _undo(self, owner: str, made: Any) -> None:
+        if isinstance(made, pb.OpenSessionResponse):
+            closing: asyncio.Future[Any] = asyncio.ensure_future(
+                self._sessions.close(made.session_id, owner)
+            )
             self._undoing.add(closing)  # the loop keeps only a weak reference
             closing.add_done_callback(self._undoing.discard)
+
+
+def _shown(context: Context, wanted: str) -> list[str]:
+    """The metadata of a call by this key."""
+    return [str(value) for key, value in context.invocation_metadata() or () if key == wanted]
 
 
 def _check(request: pb.OpenSessionRequest) -> None:
@@ -212,30 +298,14 @@ def _check(request: pb.OpenSessionRequest) -> None:
         raise InvalidArgument(
             f"num_envs={request.environment.num_envs}: a session has at most {MAX_NUM_ENVS}"
         )
-    if len(request.client_id) > LONGEST_ID:
-        raise InvalidArgument(f"client_id: {len(request.client_id)} characters, over {LONGEST_ID}")
+    if any(maker.sandboxes for maker in request.environment.makers):
+        raise InvalidArgument("environment.makers: sandboxes are lent by the server alone")
+    for name in ("client_id", "tenant", "task"):
+        if (length := len(getattr(request, name))) > LONGEST_ID:
+            raise InvalidArgument(f"{name}: {length} characters, over {LONGEST_ID}")
     makers = len(request.environment.makers)
     if makers > 1 and makers != request.environment.num_envs:
         raise InvalidArgument(
             f"environment.makers has {makers} entries for num_envs={request.environment.num_envs}: give one "
             "for all, or one for each"
         )
-
-
-async def _answer(context: Context, answer: Awaitable[T]) -> T:
-    """The answer, or the call ended with the error that kept it from being made."""
-    try:
-        return await answer
-    except RemoteRefusal as refusal:
-        await _abort(context, refusal.message)
-    except MegaflowError as error:
-        await _abort(context, failures.to_message(error))
-
-
-async def _abort(context: Context, message: pb.Error) -> NoReturn:
-    await context.abort(
-        failures.status_of(message),
-        message.message[:500],
-        trailing_metadata=failures.to_metadata(message),
-    )
-    raise AssertionError("abort returned")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from megaflow.errors import InvalidArgument
 from megaflow_server.gateway.leases import LEASE
 from megaflow_server.gateway.limits import Quota
+from megaflow_server.templates import Mode
 
 # Building environments, where the client does not say: loading a simulator or a data set may take minutes.
 ENV_START_TIMEOUT = 600.0
@@ -41,3 +43,11 @@ def env_start(seconds: float) -> float:
             f"{ENV_START_TIMEOUT:g}"
         )
     return seconds or ENV_START_TIMEOUT
+
+
+def mode_of(asked: str) -> Mode:
+    """What a request says of how its sandboxes are used. Raises InvalidArgument."""
+    for mode in typing.get_args(Mode):
+        if mode == (asked or "auto"):
+            return typing.cast("Mode", mode)
+    raise InvalidArgument(f"mode={asked!r}: choose among {', '.join(typing.get_args(Mode))}")

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from megaflow.errors import (
+    InvalidArgument,
     MegaflowError,
     NotFound,
     PermissionDenied,
@@ -21,10 +22,12 @@ from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.gateway.admission import Admission
 from megaflow_server.gateway.leases import LeaseTable
+from megaflow_server.gateway.lending import Lending
 from megaflow_server.gateway.limits import Limits
+from megaflow_server.gateway.peaks import Peaks
 from megaflow_server.gateway.records import Deadline, Session, Shard
-from megaflow_server.gateway.registry import Registry, shard_of, unknown
-from megaflow_server.gateway.session_settings import SessionSettings, env_start
+from megaflow_server.gateway.registry import Registry, client_has_ended, shard_of, shut_out, unknown
+from megaflow_server.gateway.session_settings import SessionSettings, env_start, mode_of
 from megaflow_server.gateway.shards import Shards
 from megaflow_server.gateway.specs import SpecPool
 from megaflow_server.gateway.supervisor import Supervisor
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Lost sessions that one renewal tells of: what is said of one may take fifty times its id.
 _MOST_LOST = 1000
+# Seconds for which sandboxes may outlive their sessions.
+_KEPT_MOST = 86400.0
 
 
 class Sessions:
@@ -58,15 +63,21 @@ class Sessions:
         self._holders: frozenset[str] | None = None  # None: everybody may have sessions
         self._shards: Shards
 
-    def use(self, supervisor: Supervisor) -> None:
-        """Names the supervisor, which in turn reports to `worker_died` and `shard_closed`; leases run from here."""
-        self._shards = Shards(supervisor, self._drop_if_empty)
+    def use(self, supervisor: Supervisor, lending: Lending) -> None:
+        """Names who lends sandboxes, and the supervisor, which reports to `worker_died` and `shard_closed`.
+
+        Leases run from here.
+        """
+        self._shards = Shards(supervisor, lending, self._drop_if_empty)
         self._expiring = asyncio.create_task(self._expire())
+        self._peaks = Peaks(self._registry.all, lending.all)
+        self._measuring = asyncio.create_task(self._peaks.watch())
 
     async def stop(self) -> None:
         """Leases run out no more. What is held goes with the workers."""
-        self._expiring.cancel()
-        await asyncio.wait({self._expiring})
+        for task in (self._expiring, self._measuring):
+            task.cancel()
+        await asyncio.wait({self._expiring, self._measuring})
         building = [task for one in self._registry.all() for task in one.successors.cancel()]
         await asyncio.gather(*building, return_exceptions=True)
         await self._shards.closing.stop()
@@ -90,27 +101,33 @@ class Sessions:
             Unauthenticated: its principal may have no sessions any more.
             ResourceExhausted: a limit is reached, or too many openings wait.
             DeadlineExceeded: not all was built in the time that the request gives.
+            InvalidArgument: its mode is none.
         """
         if self._refusal:
             raise Unavailable(self._refusal)
         if self._holders is not None and owner not in self._holders:
             raise Unauthenticated(
-                _shut_out(owner)
+                shut_out(owner)
             )  # its token was revoked while it sent its request
+        tenant = request.tenant or owner
         seconds = env_start(request.env_start_timeout_s)
         session = Session(
             id=secrets.token_hex(8),
             owner=owner,
+            tenant=tenant,
             client=request.client_id,
             spec=self._specs.share(request.environment),
             env_start=seconds,
+            mode=mode_of(request.mode),
+            measured=bool(request.tenant),
+            task=request.task,
         )
         deadline = Deadline.after(seconds)
-        self.limits.take(owner)
+        self.limits.take(tenant)
         self._registry.add(session)
         try:
             if self._registry.has_ended(session.client):
-                raise SessionLost(_client_ended(session))
+                raise SessionLost(client_has_ended(session))
             async with self._turn(deadline):
                 shards = await self._shards.build_all(session, deadline)
             if session.ended:
@@ -182,15 +199,25 @@ class Sessions:
                 lost.append(pb.LostSession(session_id=session_id, error=failures.to_message(error)))
         return lost[:_MOST_LOST]
 
-    async def close(self, session_id: str, owner: str) -> None:
-        """Ends a session's shards; one that is not there is fine."""
+    async def close(self, session_id: str, owner: str) -> pb.Amount | None:
+        """Ends a session's shards; one that is not there is fine. What it used at most, where that was measured."""
         try:
             session = self._registry.get(session_id, owner)
         except (NotFound, SessionLost):
-            return
+            return self._peaks.take(session_id, owner)
         await asyncio.gather(
             *map(self._shards.closing.close, self._end(session, "its client closed it"))
         )
+        return self._peaks.take(session_id, owner)
+
+    def keep(self, request: pb.KeepSandboxesRequest, owner: str) -> None:
+        """See KeepSandboxes. Raises InvalidArgument, and NotFound, PermissionDenied or SessionLost for the session."""
+        if not 0 <= request.seconds <= _KEPT_MOST:
+            raise InvalidArgument(
+                f"seconds={request.seconds:g}: a sandbox is kept for {_KEPT_MOST:g} s at most"
+            )
+        session = self._registry.get(request.session_id, owner)
+        session.keep, session.keep_lost_only = request.seconds, request.lost_only
 
     def refuse(self, reason: str) -> None:
         """Opens no more sessions, also of those that wait for their turn; those that there are go on."""
@@ -209,7 +236,8 @@ class Sessions:
             return
         self._holders = holders
         for session in [one for one in self._registry.all() if one.owner not in holders]:
-            self._lose(session, f"session {session.id} has ended: {_shut_out(session.owner)}")
+            session.keep = 0.0
+            self._lose(session, f"session {session.id} has ended: {shut_out(session.owner)}")
 
     def client_came(self, client_id: str) -> None:
         """A process by this name uses the server."""
@@ -218,7 +246,7 @@ class Sessions:
     def client_ended(self, client_id: str) -> None:
         """Ends what this process opened, and what it is still about to open."""
         for session in self._registry.client_ended(client_id):
-            self._lose(session, _client_ended(session))
+            self._lose(session, client_has_ended(session))
 
     def worker_died(self, worker: WorkerHandle) -> None:
         """Marks what the worker held as lost."""
@@ -227,6 +255,13 @@ class Sessions:
     def shard_closed(self, shard_id: str) -> None:
         """A shard ended, because its client closed it or its worker was told to."""
         self._shards.closed(shard_id)
+
+    def session(self, session_id: str, owner: str | None) -> Session:
+        """One of an owner's, or (with None) of anybody's. Raises NotFound, PermissionDenied or SessionLost."""
+        found = self._registry.find(session_id)
+        if found is not None and owner is None:
+            return found
+        return self._registry.get(session_id, owner or "")
 
     def shard(self, shard_id: str, owner: str) -> Shard:
         """A placed shard of this owner's. Raises NotFound or PermissionDenied."""
@@ -264,6 +299,7 @@ class Sessions:
     def _lose(self, session: Session, reason: str) -> None:
         """Ends a session whose client may not know of it, so that it can be told why."""
         logger.info("%s", reason)
+        session.was_lost = True
         self._registry.remember(session, reason)
         self._end_later(session, reason)
 
@@ -288,12 +324,4 @@ class Sessions:
     def _drop(self, session: Session) -> None:
         if self._registry.drop(session):
             self._leases.stop(session.id)
-            self.limits.give_back(session.owner)
-
-
-def _shut_out(owner: str) -> str:
-    return f"each token of {owner} that opened sessions was revoked or has expired"
-
-
-def _client_ended(session: Session) -> str:
-    return f"session {session.id} has ended: the process that opened it has"
+            self.limits.give_back(session.tenant)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from megaflow.errors import SessionLost, Unavailable
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.gateway.closing import Closing
+from megaflow_server.gateway.lending import Lending
 from megaflow_server.gateway.records import Deadline, Session, Shard
 from megaflow_server.gateway.supervisor import Supervisor
 from megaflow_server.gateway.workers import WorkerHandle
@@ -26,11 +27,14 @@ class Shards:
         on_forgotten: hears of the session of each shard that is no more.
     """
 
-    def __init__(self, supervisor: Supervisor, on_forgotten: Callable[[Session], None]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, lending: Lending, on_forgotten: Callable[[Session], None]
+    ) -> None:
         self._supervisor = supervisor
+        self._lending = lending
         self._on_forgotten = on_forgotten
         self._shards: dict[str, Shard] = {}
-        self.closing = Closing()
+        self.closing = Closing(lending.take_back)
 
     def get(self, shard_id: str) -> Shard | None:
         return self._shards.get(shard_id)
@@ -39,7 +43,7 @@ class Shards:
         """Places and builds all shards of a new session; where one cannot be built, none is any more."""
         spec = session.spec.message()
         workers = self._supervisor.workers_for(
-            session.owner, 1 if _is_whole(spec) else spec.num_envs
+            session.tenant, 1 if _is_whole(spec) else spec.num_envs
         )
         # Each has its place before another session can be given it.
         placed = [
@@ -67,7 +71,7 @@ class Shards:
         session = lost.session
         if lost.loss is None:
             await self._lose(lost, given_up)
-        (worker,) = self._supervisor.workers_for(session.owner, 1)
+        (worker,) = self._supervisor.workers_for(session.tenant, 1)
         placed = self._place(session, worker, lost.first, lost.count)
         shard = await self._build(placed, session.spec.message(), deadline)
         self.forget(lost)
@@ -107,10 +111,10 @@ class Shards:
         try:
             return await self._build_on(shard, spec, deadline)
         except (SessionLost, Unavailable) as loss:  # it died, or never came up
-            if session.ended:
+            if session.ended or (isinstance(loss, Unavailable) and shard.worker.loss is None):
                 raise
             logger.warning("shard %d+%d of %s: %s", first, count, session.id, loss.message)
-        (worker,) = self._supervisor.workers_for(session.owner, 1)
+        (worker,) = self._supervisor.workers_for(session.tenant, 1)
         return await self._build_on(self._place(session, worker, first, count), spec, deadline)
 
     async def _build_on(
@@ -126,8 +130,16 @@ class Shards:
         try:
             async with deadline.timeout():
                 answer = await worker.build(request)
+            if answer.sandboxes:
+                lent = await self._lending.lend(
+                    shard, request.environment, answer.sandboxes, deadline
+                )
+                request.environment.CopyFrom(lent)
+                async with deadline.timeout():
+                    answer = await worker.build(request)
             if shard.session.ended:
                 raise SessionLost(shard.session.ended)
+            self._lending.opened(shard, self._sandbox_lost)
         except TimeoutError:
             self._give_up(shard)
             raise deadline.exceeded(_whereabouts(worker)) from None
@@ -151,18 +163,26 @@ class Shards:
     def closed(self, shard_id: str) -> None:
         """A worker has closed a shard, because it was told to or by its client."""
         self.closing.closed(shard_id)
+        self._lending.take_back(shard_id)
         shard = self._shards.get(shard_id)
         if shard is not None and shard.loss is None:
             self.forget(shard)
 
     def forget(self, shard: Shard) -> None:
-        """Drops the record of a shard. Idempotent."""
+        """Drops the record of a shard, which keeps what was lent to it until it is closed. Idempotent."""
         if self._shards.pop(shard.id, None) is None:
             return
         if shard.loss is None:
             shard.worker.release(shard.count)
         shard.session.shards.pop(shard.id, None)
         self._on_forgotten(shard.session)
+
+    def _sandbox_lost(self, shard: Shard, loss: SessionLost) -> None:
+        """An environment is nothing without its sandbox: it is made anew with another, as after any other loss."""
+        if shard.loss is None:
+            logger.warning("%s of %s: %s", shard.id, shard.session.id, loss.message)
+            shard.lose(loss)
+            self.closing.close_later([shard])
 
     def worker_died(self, worker: WorkerHandle) -> None:
         """Marks what the worker held as lost."""
@@ -171,6 +191,7 @@ class Shards:
         for shard in self._shards.values():
             if shard.worker is worker:
                 shard.lose(worker.loss)
+                self._lending.take_back(shard.id)
 
 
 def _whereabouts(worker: WorkerHandle) -> str:

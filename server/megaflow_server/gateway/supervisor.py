@@ -215,6 +215,7 @@ class Supervisor:
         if worker.dismissed.done():
             return Exit()
         self._present.add(worker.instance_id)
+        worker.make_room()
         instance = await self._backend.create(worker.spec())
         worker.pid = instance.pid
         ended = asyncio.create_task(instance.wait())
@@ -257,6 +258,10 @@ class Supervisor:
         finally:
             destroying.cancel()
             await asyncio.gather(destroying, return_exceptions=True)
+
+    def owns(self, instance: str) -> bool:
+        """Whether an instance is one of its workers, or what is left of one that it destroys."""
+        return instance in self._present
 
     async def stop(self, *, grace: float) -> None:
         """Ends all workers, giving their environments so many seconds to close."""

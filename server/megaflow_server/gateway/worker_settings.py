@@ -28,6 +28,7 @@ class WorkerSettings:
     memory_limit: int | None = None  # bytes that a worker takes with all its processes
     log_limit: int = 10 << 20  # bytes of a log before it is begun anew
     heartbeat_timeout: float = 60.0  # seconds of silence after which a worker is ended
+    image: str | None = None  # what a worker is a container of; None: the backend has no images
 
     @property
     def logs(self) -> Path:

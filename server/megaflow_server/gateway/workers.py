@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.transport.options import SOCKET_CLIENT
 from megaflow_server.backends.base import Exit, InstanceSpec
+from megaflow_server.gateway import contained
 from megaflow_server.gateway.liveness import Pulse
 from megaflow_server.gateway.occupancy import Occupancy
 from megaflow_server.gateway.worker_settings import WorkerSettings
@@ -75,7 +77,10 @@ class WorkerHandle(Occupancy):
         self._settings = settings
         self._secret = secrets.token_hex(16)
         self.instance_id = f"{settings.labels['run']}-{self.name}-{incarnation}"
-        self.socket = settings.folder / f"{self.name}-{incarnation}.sock"
+        stem = f"{self.name}-{incarnation}"
+        # A container sees the folder of its own sockets, and no more of the gateway's.
+        self._own = settings.folder / stem if settings.image is not None else None
+        self.socket = (self._own or settings.folder) / f"{stem}.sock"
         self.log = settings.logs / f"{self.name}-{incarnation}.log"
         self.pid: int | None = None
         self._nonce = ""
@@ -212,7 +217,9 @@ class WorkerHandle(Occupancy):
             data=data_host.listener(self.instance_id) if data_host is not None else None,
             close_grace=settings.close_grace,
         )
-        return InstanceSpec(
+        if settings.image is not None:
+            config = contained.config_inside(config)
+        spec = InstanceSpec(
             id=self.instance_id,
             # -P: no file of the working directory is imported in place of the standard library.
             argv=(sys.executable, "-P", "-c", BOOTSTRAP),
@@ -222,6 +229,14 @@ class WorkerHandle(Occupancy):
             log=self.log,
             labels=settings.labels,
         )
+        if settings.image is None or self._own is None:
+            return spec
+        return contained.spec_inside(spec, settings.image, self._own, settings.memory_limit)
+
+    def make_room(self) -> None:
+        """Makes what must be there before the backend starts it."""
+        if self._own is not None:
+            contained.make_folder(self._own)
 
     async def connect(self, on_closed: Callable[[str], None]) -> None:
         """Waits until the worker serves, says so through `ready`, and follows its events until it ends."""
@@ -251,6 +266,8 @@ class WorkerHandle(Occupancy):
             await self._channel.close()
         for path in (self.socket, nonce_file(self.socket), stream_socket(self.socket)):
             path.unlink(missing_ok=True)
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
 
     def died(self, how: Exit) -> None:
         """Takes down how the worker ended."""

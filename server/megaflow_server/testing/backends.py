@@ -8,40 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import TypeVar
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from megaflow.errors import FailedPrecondition, InvalidArgument
+from megaflow.errors import InvalidArgument
 from megaflow_server.backends.base import (
     Backend,
     Event,
     Exit,
     Instance,
-    InstanceSpec,
     InstanceState,
 )
+from megaflow_server.testing.extras import PATIENCE, ExtrasContract, soon
 
 __all__ = ["BackendContract"]
 
-# Far beyond what anything here takes on a busy machine, and short of a test's own time limit.
-PATIENCE = 20.0
 # What the contract promises for noticing a death.
 NOTICE = 2.0
 
-T = TypeVar("T")
 
-
-class BackendContract(ABC):
+class BackendContract(ExtrasContract):
     """Subclasses add a fixture `backend`, which gives a `Backend` and destroys what a test leaves."""
-
-    @abstractmethod
-    def spec(
-        self, instance_id: str, *, labels: Mapping[str, str] | None = None, config: bytes = b""
-    ) -> InstanceSpec:
-        """An instance that reads its configuration and then runs until SIGTERM, which ends it."""
 
     @abstractmethod
     async def create_stubborn(self, backend: Backend, instance_id: str) -> Instance:
@@ -75,7 +64,7 @@ class BackendContract(ABC):
 
     async def test_create_does_not_start_again_what_ended(self, backend: Backend) -> None:
         instance = await self.create_ending(backend, "a", 0)
-        await _soon(instance.wait())
+        await soon(instance.wait())
         assert (await backend.create(self.spec("a"))).state is InstanceState.EXITED
 
     async def test_an_id_is_free_after_destroy(self, backend: Backend) -> None:
@@ -113,7 +102,7 @@ class BackendContract(ABC):
 
     async def test_destroy_forgets_what_ended_by_itself(self, backend: Backend) -> None:
         instance = await self.create_ending(backend, "a", 0)
-        await _soon(instance.wait())
+        await soon(instance.wait())
         assert [found.id for found in await backend.list({})] == ["a"]
         await backend.destroy("a", grace=PATIENCE)
         assert not await backend.list({})
@@ -121,21 +110,21 @@ class BackendContract(ABC):
     async def test_destroy_without_grace_kills(self, backend: Backend) -> None:
         instance = await backend.create(self.spec("a"))
         await backend.destroy("a", grace=0)
-        assert await _soon(instance.wait()) == Exit(signal=9)
+        assert await soon(instance.wait()) == Exit(signal=9)
 
     async def test_what_ignores_sigterm_is_killed_after_the_grace(self, backend: Backend) -> None:
         instance = await self.create_stubborn(backend, "a")
         before = time.monotonic()
-        await _soon(backend.destroy("a", grace=0.3))
+        await soon(backend.destroy("a", grace=0.3))
         assert time.monotonic() - before >= 0.3
-        assert await _soon(instance.wait()) == Exit(signal=9)
+        assert await soon(instance.wait()) == Exit(signal=9)
 
     async def test_the_shortest_grace_counts(self, backend: Backend) -> None:
         await self.create_stubborn(backend, "a")
         patient = asyncio.ensure_future(backend.destroy("a", grace=100 * PATIENCE))
         await asyncio.sleep(0)
-        await _soon(backend.destroy("a", grace=0))
-        await _soon(patient)
+        await soon(backend.destroy("a", grace=0))
+        await soon(patient)
 
     async def test_list_selects_by_all_labels(self, backend: Backend) -> None:
         await backend.create(self.spec("a", labels={"run": "1", "owner": "x"}))
@@ -153,7 +142,7 @@ class BackendContract(ABC):
     async def test_an_exit_code_is_reported(self, backend: Backend) -> None:
         events = backend.events()
         instance = await self.create_ending(backend, "a", 3)
-        assert await _soon(instance.wait()) == Exit(code=3)
+        assert await soon(instance.wait()) == Exit(code=3)
         assert await _take(events, 2) == [Event("a", "running"), Event("a", "exited", Exit(code=3))]
 
     async def test_a_death_is_noticed(self, backend: Backend) -> None:
@@ -195,18 +184,7 @@ class BackendContract(ABC):
                 await instance.wait()
         assert instance.state is InstanceState.RUNNING
 
-    async def test_a_missing_capability_is_a_failed_precondition(self, backend: Backend) -> None:
-        if "images" in backend.capabilities():
-            pytest.skip("this backend has images")
-        with pytest.raises(FailedPrecondition, match="images"):
-            await backend.prepare("python:3.11")
-
 
 async def _take(events: AsyncIterator[Event], count: int) -> list[Event]:
     async with asyncio.timeout(PATIENCE):
         return [await anext(events) for _ in range(count)]
-
-
-async def _soon(awaitable: Awaitable[T]) -> T:
-    async with asyncio.timeout(PATIENCE):
-        return await awaitable

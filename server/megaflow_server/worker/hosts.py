@@ -9,12 +9,15 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from megaflow.errors import InvalidArgument
+from megaflow.errors import FailedPrecondition, InvalidArgument
 from megaflow.protocol import failures, values
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol.slots import Slot
 from megaflow.protocol.spaces import encode_space
 from megaflow_server.worker.shard.watch import Overrun
+from megaflow_server.worker.state import restore_state, state_of
+
+ONE = "snapshots are of single environments, and this session is of a vector environment: use make"
 
 
 class Failed(Exception):
@@ -102,6 +105,10 @@ class WholeHost(Host):
             reply.value = self.call(request.call)
         elif verb == "set_attr":
             reply.value = values.encode(self.set_attr(request.set_attr))
+        elif verb == "snapshot":
+            reply.value = self.snapshot()
+        elif verb == "restore":
+            self.restore(request.restore.state)
         elif verb == "close":
             self.close()
         else:
@@ -123,6 +130,14 @@ class WholeHost(Host):
     @abstractmethod
     def set_attr(self, request: pb.SetAttr) -> bool:
         """Whether it was set: without `force`, an attribute that nobody has is not."""
+
+    def snapshot(self) -> bytes:
+        """See `state_of`."""
+        raise FailedPrecondition(ONE)
+
+    def restore(self, state: bytes) -> None:
+        """See `restore_state`."""
+        raise FailedPrecondition(ONE)
 
 
 class EnvHost(WholeHost):
@@ -178,6 +193,12 @@ class EnvHost(WholeHost):
             raise InvalidArgument("set_attr.indices: this session is of one environment")
         (value,) = entries(request, 1)
         return self._env.set_wrapper_attr(request.name, value, force=request.force) is not False
+
+    def snapshot(self) -> bytes:
+        return state_of(self._env)
+
+    def restore(self, state: bytes) -> None:
+        restore_state(self._env, state)
 
     def close(self) -> None:
         self._overrun.close()

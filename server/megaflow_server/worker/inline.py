@@ -125,7 +125,14 @@ class InlineConnection:
         return pb.OpenSessionResponse(session_id=shard_id, shards=[shard])
 
     def _make(self, spec: pb.EnvironmentSpec) -> tuple[Host, pb.EnvironmentDescription]:
-        host = make_host(spec, self._resolver)
+        self._resolver.use_paths(spec.import_paths)
+        resolver = self._resolver.opening()
+        if any(resolver.wanted(maker) for maker in spec.makers):
+            raise FailedPrecondition(
+                "server='inline': this environment asks for a sandbox, which a server lends; use server=None, or "
+                "pass it a sandbox of your own"
+            )
+        host = make_host(spec, resolver)
         try:
             return host, host.describe()
         except BaseException:

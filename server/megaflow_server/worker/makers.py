@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -18,8 +19,12 @@ from gymnasium.vector import VectorEnv
 from megaflow.errors import FailedPrecondition, InvalidArgument, NotFound
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol import values
+from megaflow.registration import ENTRY_POINT
+from megaflow.sandbox_proxy import SandboxProxy
+from megaflow.sandbox_request import SandboxRequest
 from megaflow_server.worker.hosts import close_after
 from megaflow_server.worker.shard.nursery import Origin
+from megaflow_server.worker.wanted import wanted_by
 
 Creator = Callable[..., Any]
 
@@ -43,6 +48,13 @@ class MakerResolver:
         self._policy = policy
         self._load = load
         self._origin = origin
+        self._loaded: dict[str, Any] = {}  # by `wanted`, and not used yet
+
+    def opening(self) -> MakerResolver:
+        """One like it for one thread and one opening: what `wanted` loads for it is not loaded again to be made."""
+        one = copy.copy(self)
+        one._loaded = {}
+        return one
 
     @property
     def origin(self) -> Origin:
@@ -99,6 +111,13 @@ class MakerResolver:
                 "gymnasium.vector.VectorEnv"
             )
         return made
+
+    def wanted(self, maker: pb.Maker) -> Mapping[str, SandboxRequest]:
+        """The sandboxes that are still to be given to what a maker names, by the parameters of its constructor."""
+        target = self._target(maker)
+        if maker.WhichOneof("kind") == "code":
+            self._loaded[maker.code] = target
+        return wanted_by(target, functools.partial(self._kwargs, maker))
 
     def wrapper(self, maker: pb.Maker) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
         """A function from an environment to the wrapped one."""
@@ -180,6 +199,8 @@ class MakerResolver:
             ) from error
 
     def _code(self, name: str) -> Any:
+        if name in self._loaded:
+            return self._loaded.pop(name)
         if self._load is None:
             raise FailedPrecondition(
                 "this server takes names of environments and wrappers, not code: only an embedded server does"
@@ -205,7 +226,8 @@ class MakerResolver:
             loaded = values.decode(maker.kwargs, path="env_kwargs") if maker.kwargs else {}
         if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
             raise InvalidArgument(f"env_kwargs={loaded!r} is no dict with str keys")
-        return loaded
+        lent = {one.parameter: SandboxProxy(one.path, one.capability) for one in maker.sandboxes}
+        return {**loaded, **lent}
 
 
 def _make_wrapped(
@@ -224,7 +246,7 @@ def _make_wrapped(
 
 def _hosted(spec: EnvSpec) -> EnvSpec:
     """`spec`, unless it is the SDK's door to servers: through it, a client would choose what we connect to."""
-    if spec.namespace == "megaflow":
+    if spec.entry_point == ENTRY_POINT:
         raise InvalidArgument(
             f"env_id={spec.id!r} is what clients make remote environments with, and nothing that a server "
             "hosts: name the environment itself"
@@ -264,5 +286,5 @@ def catalogue() -> list[pb.EnvironmentInfo]:
             entry_point=spec.entry_point if isinstance(spec.entry_point, str) else "",
         )
         for spec in gym.registry.values()
-        if spec.namespace != "megaflow"
+        if spec.entry_point != ENTRY_POINT
     ]

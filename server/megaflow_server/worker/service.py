@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hmac
 import queue
 import threading
@@ -28,7 +27,7 @@ from megaflow_server.worker.hosts import error_message
 from megaflow_server.worker.lobby import Lobby
 from megaflow_server.worker.makers import MakerResolver, catalogue
 from megaflow_server.worker.session import ShardSession
-from megaflow_server.worker.verbs import make_host
+from megaflow_server.worker.verbs import make_lent, wanted_by
 
 M = TypeVar("M", bound=Message)
 
@@ -53,11 +52,16 @@ class SessionTable:
         # What was closed while it was not there: its opening may be on its way still, and is not wanted.
         self._unwanted: OrderedDict[str, None] = OrderedDict()
 
-    def open(self, request: pb.OpenShardRequest) -> pb.EnvironmentDescription:
+    def open(self, request: pb.OpenShardRequest) -> pb.OpenShardResponse:
+        """Makes the environments of a shard; what they ask for where that is to be lent first, by a second call."""
+        if request.ask_only:
+            return pb.OpenShardResponse(sandboxes=wanted_by(request.environment, self._resolver))
+        if any(maker.sandboxes for maker in request.environment.makers):
+            return self.get(request.shard_id).lend(request.environment)
         session = ShardSession(
             request.shard_id,
             request.token,
-            functools.partial(make_host, request.environment, self._resolver, first=request.first),
+            lambda ask: make_lent(request.environment, self._resolver, ask, first=request.first),
             self._ended,
             self.printed,
         )
@@ -156,7 +160,7 @@ class WorkerService:
             ),
             "OpenShard": self._unary(
                 pb.OpenShardRequest,
-                lambda request: pb.OpenShardResponse(environment=self._table.open(request)),
+                self._table.open,
             ),
             "CloseShard": self._unary(pb.CloseShardRequest, self._close),
             "Watch": grpc.stream_stream_rpc_method_handler(

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 from typing import Protocol
 
-from megaflow.errors import FailedPrecondition, MegaflowError, SessionLost, Superseded
+from megaflow.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    MegaflowError,
+    SessionLost,
+    Superseded,
+)
 from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol.slots import Slot
@@ -64,14 +70,24 @@ class Stream(Protocol):
         ...
 
 
+# Asks for what is to be lent before environments can be made; their description with it.
+Ask = Callable[[Sequence[pb.WantedSandbox]], pb.EnvironmentSpec]
+
+
 class ShardSession:
-    """One shard session; `start`, `attach` and `close` are called from other threads."""
+    """One shard session; `start`, `lend`, `attach` and `close` are called from other threads.
+
+    Args:
+        make_host: makes the environments.
+        on_end: hears of the session's end.
+        printed: gives the last lines that the worker printed.
+    """
 
     def __init__(
         self,
         shard_id: str,
         token: bytes,
-        make_host: Callable[[], Host],
+        make_host: Callable[[Ask], Host],
         on_end: Callable[[str], None],
         printed: Callable[[], str],
     ) -> None:
@@ -80,7 +96,10 @@ class ShardSession:
         self._make_host = make_host
         self._on_end = on_end
         self._printed = printed
-        self._built: Future[pb.EnvironmentDescription] = Future()
+        self._answers: SimpleQueue[pb.OpenShardResponse | BaseException] = SimpleQueue()
+        # What was asked for has not come; what has come.
+        self._asking = False
+        self._lent: pb.EnvironmentSpec | None = None
         # Guards the machine, which stream is the newest, and whether it is still to be served.
         self._changed = threading.Condition()
         self._attached: Stream | None = None
@@ -90,10 +109,35 @@ class ShardSession:
         # A daemon: an environment that hangs must not keep the worker from ending.
         self.thread = threading.Thread(target=self._run, name=f"session-{shard_id}", daemon=True)
 
-    def start(self) -> pb.EnvironmentDescription:
-        """Makes the environments; blocks until they are there, or raises what making them raised."""
+    def start(self) -> pb.OpenShardResponse:
+        """Makes the environments; blocks until they are there or ask, or raises what making them raised."""
         self.thread.start()
-        return self._built.result()
+        return self._answer()
+
+    def lend(self, spec: pb.EnvironmentSpec) -> pb.OpenShardResponse:
+        """Goes on, with what `start` asked for in the description of the environments."""
+        with self._changed:
+            if not self._asking:
+                raise InvalidArgument(f"shard_id={self.shard_id!r} is open already")
+            self._asking, self._lent = False, spec
+            self._changed.notify_all()
+        return self._answer()
+
+    def _answer(self) -> pb.OpenShardResponse:
+        answer = self._answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _ask(self, wanted: Sequence[pb.WantedSandbox]) -> pb.EnvironmentSpec:
+        with self._changed:
+            self._asking = True
+            self._answers.put(pb.OpenShardResponse(sandboxes=wanted))
+            self._changed.wait_for(lambda: self._lent is not None or self._ended)
+            self._asking = False
+            if self._lent is None:
+                raise FailedPrecondition(f"shard {self.shard_id} was closed before it was opened")
+            return self._lent
 
     def attach(self, request: pb.Attach, stream: Stream, slots: Slots | None = None) -> None:
         """Takes a client's stream, and the slots that came with it, in place of the one before.
@@ -134,9 +178,9 @@ class ShardSession:
             host, description = self._build()
         except BaseException as error:
             self._finish()
-            self._built.set_exception(error)
+            self._answers.put(error)
             return
-        self._built.set_result(description)
+        self._answers.put(pb.OpenShardResponse(environment=description))
         closed = False
         try:
             closed = self._serve(host)
@@ -147,7 +191,7 @@ class ShardSession:
         self._finish()
 
     def _build(self) -> tuple[Host, pb.EnvironmentDescription]:
-        host = self._make_host()
+        host = self._make_host(self._ask)
         self._machine.widen(host.concurrency)
         try:
             return host, host.describe()

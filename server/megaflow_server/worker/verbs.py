@@ -8,8 +8,10 @@ from gymnasium.vector import AutoresetMode
 
 from megaflow.errors import InvalidArgument
 from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol import values
 from megaflow.protocol.slots import Slot
 from megaflow.protocol.spaces import decode_space
+from megaflow.sandbox_request import to_value
 from megaflow_server.worker.hosts import Emit, EnvHost, Host, error_message
 from megaflow_server.worker.makers import MakerResolver
 from megaflow_server.worker.native_host import NativeHost
@@ -30,6 +32,37 @@ def make_host(spec: pb.EnvironmentSpec, resolver: MakerResolver, *, first: int =
     if spec.num_envs:
         return NativeHost(resolver.vector_environment(spec.makers[0], spec.num_envs))
     return EnvHost(resolver.wrapped(spec.makers[0], spec.wrappers)())
+
+
+def make_lent(
+    spec: pb.EnvironmentSpec,
+    resolver: MakerResolver,
+    ask: Callable[[Sequence[pb.WantedSandbox]], pb.EnvironmentSpec],
+    *,
+    first: int = 0,
+) -> Host:
+    """The same with the sandboxes that they want: `ask` gives the description that has them."""
+    opening, wanted = _opening(spec, resolver)
+    return make_host(ask(wanted) if wanted else spec, opening, first=first)
+
+
+def wanted_by(spec: pb.EnvironmentSpec, resolver: MakerResolver) -> list[pb.WantedSandbox]:
+    """The sandboxes that the environments of a description want, of which none is made."""
+    return _opening(spec, resolver)[1]
+
+
+def _opening(
+    spec: pb.EnvironmentSpec, resolver: MakerResolver
+) -> tuple[MakerResolver, list[pb.WantedSandbox]]:
+    check_environment(spec)
+    resolver.use_paths(spec.import_paths)
+    opening = resolver.opening()
+    wanted = [
+        pb.WantedSandbox(maker=index, parameter=parameter, request=values.encode(to_value(one)))
+        for index, maker in enumerate(spec.makers)
+        for parameter, one in opening.wanted(maker).items()
+    ]
+    return opening, wanted
 
 
 def _make_shard(spec: pb.EnvironmentSpec, resolver: MakerResolver, first: int) -> Host:

@@ -12,12 +12,13 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector.utils import batch_space
 
-from megaflow.errors import InvalidArgument
+from megaflow.errors import FailedPrecondition, InvalidArgument
 from megaflow.protocol import failures, values
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol.slots import Slot
 from megaflow.protocol.spaces import encode_space
 from megaflow_server.worker.hosts import (
+    ONE,
     Emit,
     Host,
     error_message,
@@ -117,6 +118,8 @@ class ShardHost(Host):
                 self._schedule.check_there()
             answer = self._called(request.call) if verb == "call" else self._set(request.set_attr)
             emit(pb.Reply(last=True, value=answer))
+        elif verb == "snapshot" or verb == "restore":
+            raise FailedPrecondition(ONE)
         else:
             raise InvalidArgument("request.verb is empty, or one that this server does not know")
 

@@ -1,0 +1,5 @@
+"""The Model Service: sessions of rollouts, the HTTP API that their programs speak, and a record of each call.
+
+Knows models by their contract, `megaflow.model.Model`, alone; provider keys are theirs, and never come here.
+`app` needs aiohttp (the extra `server`).
+"""

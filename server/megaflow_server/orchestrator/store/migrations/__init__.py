@@ -1,0 +1,1 @@
+"""How the tables of an older megaflow become those of this one; `store.opening` runs them."""

@@ -54,13 +54,13 @@ def family(gateway: int) -> list[int]:
 
 
 @contextmanager
-def serving(**settings: int) -> Iterator[tuple[str, int]]:
-    """A server with these settings under `[server]`: its address, and its gateway's process."""
+def serving(*arguments: str, **settings: int) -> Iterator[tuple[str, int]]:
+    """A server with these arguments, and settings under `[server]`: its address, and its gateway's process."""
     with tempfile.TemporaryDirectory(prefix="megaflow-bench-") as folder:
         config = Path(folder, "megaflow.toml")
         config.write_text("\n".join(["[server]", *(f"{k} = {v}" for k, v in settings.items()), ""]))
         address = f"unix:{folder}/server.sock"
-        command = ["serve", "--listen", address, "--config", str(config)]
+        command = ["serve", "--listen", address, "--config", str(config), *arguments]
         with subprocess.Popen(
             [sys.executable, "-m", "megaflow_server", *command], stdout=subprocess.PIPE, text=True
         ) as process:

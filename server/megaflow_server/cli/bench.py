@@ -34,7 +34,7 @@ from megaflow_server.bench import straggler as straggler_bench
 from megaflow_server.bench import vector as vector_bench
 from megaflow_server.bench.comparison import Comparison
 from megaflow_server.bench.machine import this_machine
-from megaflow_server.cli.errors import INTERRUPTED, USAGE, exit_status, fail
+from megaflow_server.cli.errors import INTERRUPTED, NO, USAGE, exit_status, fail
 
 T = TypeVar("T")
 Environment = Annotated[str, typer.Option(help="The environment's id.")]
@@ -339,6 +339,33 @@ def runner(
     with _progress() as say:
         figures = bench.measure(plan, say)
     _show(as_json_, report, plan, machine, figures)
+
+
+@app.command()
+def rollouts(
+    rollouts: Annotated[int, typer.Option(min=8, help="How many are under way at once.")] = 2000,
+    samples: Annotated[int, typer.Option(min=8, help="That must have a reward.")] = 10_000,
+    faults: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="In which part of the attempts something fails.")
+    ] = 0.1,
+    kills: Annotated[
+        int, typer.Option(min=0, help="How often a worker and a runner are killed, each.")
+    ] = 3,
+    as_json_: Json = False,
+) -> None:
+    """Rollouts for training, while things go wrong: how many a second, and whether rewards and rows are right."""
+    try:
+        bench = import_module("megaflow_server.bench.rollouts")
+        report = import_module("megaflow_server.bench.rollouts_report")
+    except ImportError as error:
+        fail(f"{error.name} is missing: pip install 'megaflow[server]'", USAGE)
+    plan = bench.Plan(rollouts=rollouts, samples=samples, faults=faults, kills=kills)
+    machine = this_machine()
+    with _progress() as say:
+        figures = bench.measure(plan, say)
+    _show(as_json_, report, plan, machine, figures)
+    if figures.wrong:
+        raise typer.Exit(NO)
 
 
 class _Bench(Protocol):

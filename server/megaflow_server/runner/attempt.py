@@ -204,8 +204,7 @@ class Execution:
             self._agent = agent
             self._models = AttemptModels(
                 document["models"],
-                self._name,
-                self.attempt.group,
+                self.attempt,
                 account.writer,
                 needed=agent.roles,
                 imports=imports,

@@ -11,6 +11,7 @@ from megaflow.errors import BudgetExhausted, InvalidArgument, MegaflowError
 from megaflow.generation import Event, Request
 from megaflow.model import Model
 from megaflow.plugins import make_model
+from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.trajectory.records import ModelCall
 from megaflow_server.models.call import Call
 from megaflow_server.models.catalogue import no_price
@@ -73,8 +74,7 @@ class AttemptModels:
     def __init__(
         self,
         names: Mapping[str, str],
-        rollout: str,
-        group: str,
+        attempt: pb.Attempt,
         writer: TrajectoryWriter,
         *,
         needed: Collection[str],
@@ -110,12 +110,13 @@ class AttemptModels:
 
         if models:
             session = ModelSession(
-                rollout_id=rollout,
+                rollout_id=attempt.task_id,
+                attempt=attempt.fence - 1,
                 models=models,
                 prices=prices,
                 budgets=spending.budgets,
                 sink=sink,
-                group_id=group or None,
+                group_id=attempt.group or None,
                 default_role=None,
             )
             self.by_role = {role: RoleModel(session, role) for role in models}

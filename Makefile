@@ -26,8 +26,8 @@ pytest-%: .venv-%/installed
 	MEGAFLOW_TEST_VERSIONS=$* .venv-$*/bin/python -m pytest $(PYTEST_ARGS) $(SUITE_$*)
 
 # Whole but for what is the same on any version of a dependency: sandboxes and their pools, what the operating system
-# alone is asked for, simulations and other arithmetic of the orchestrator, what becomes of workers that hang, leak or
-# leave something behind, and whether our own checks would notice a bug.
+# alone is asked for, simulations and other arithmetic of the orchestrator, what becomes of processes that are killed and
+# workers that hang, leak or leave something behind, and whether our own checks would notice a bug.
 SUITE_oldest := $(addprefix --ignore=tests/,egress pool sandbox $(addprefix faults/test_, \
 	containers_left.py ended_sessions.py hanging_steps.py leaking_workers.py processes_left.py \
 	programs_of_environments.py silent_workers.py step_deadlines.py workers_stopped.py) \
@@ -35,9 +35,10 @@ SUITE_oldest := $(addprefix --ignore=tests/,egress pool sandbox $(addprefix faul
 	sandboxes_behind_servers.py shipped_tasks.py snapshots.py verdicts.py) \
 	$(addprefix orchestrator/test_,capacity.py fairness.py lease_watch.py packing.py simulation.py store_crowd.py \
 	turns.py) backends/test_fake_backend.py backends/test_linux.py backends/test_process_backend.py \
-	cli/test_serve_failures.py cli/test_shipped_tasks_run.py) \
-	$(addprefix --deselect=tests/orchestrator/test_stores.py::test_, \
-	a_store_that_differs_is_noticed examples_go_everywhere)
+	cli/test_serve_failures.py cli/test_shipped_tasks_run.py orchestrator/test_store_kills.py) \
+	$(addprefix --deselect=tests/, $(addprefix orchestrator/test_stores.py::test_, \
+	a_store_that_differs_is_noticed examples_go_everywhere) cli/test_serve_runners.py::test_kills_change_no_result \
+	examples/test_examples.py::test_demo_that_is_stopped_leaves_nothing)
 
 # This set has another protobuf than the newest, and is the same otherwise.
 SUITE_middle := $(addprefix tests/,protocol transport worker gateway hostile)

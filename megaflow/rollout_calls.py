@@ -7,9 +7,10 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
-from megaflow.errors import InvalidArgument, MegaflowError, NotFound
+from megaflow.errors import BudgetExhausted, InvalidArgument, MegaflowError, NotFound
 from megaflow.groups import Grouping, GroupTable, RolloutGroup
 from megaflow.job_calls import WAIT, JobCalls, Opened, Tasks, cancel_task, each_task, open_job
 from megaflow.task import Result, Task
@@ -48,6 +49,8 @@ class RolloutCalls:
         max_staleness: int | None = None,
         name: str = "",
         seed: int | None = None,
+        max_cost: float | None = None,
+        unpriced: bool = False,
     ) -> None:
         if isinstance(ahead, bool) or not isinstance(ahead, int) or ahead < 1:
             raise InvalidArgument(f"ahead={ahead!r}: give a whole number from 1")
@@ -64,14 +67,21 @@ class RolloutCalls:
         self._ahead = ahead
         self._replaced = dict(replaced)
         self._reward = group_reward
-        self._name, self._seed = name, seed
+        self._open = partial(
+            open_job, opened, name=name, seed=seed, max_cost=max_cost, unpriced=unpriced
+        )
+        self._max_cost, self._spent = max_cost, False
         self._exhausted = False
         self._after = 0
         self._ids: dict[tuple[int, int], str] = {}  # of what is under way
 
     async def groups(self) -> AsyncGenerator[RolloutGroup, None]:
-        """Groups as they are done. What is still under way when it is closed is cancelled."""
-        job = await open_job(self._opened, name=self._name, seed=self._seed)
+        """Groups as they are done. What is still under way when it is closed is cancelled.
+
+        Raises:
+            BudgetExhausted: it has cost what it may; groups that were done by then came before.
+        """
+        job = await self._open()
         whole = False
         try:
             while True:
@@ -83,6 +93,11 @@ class RolloutCalls:
                         await self._ask(job, group.task, list(places))
                     else:
                         yield await self._rewarded(group)
+                elif self._spent and not self._ids:
+                    raise BudgetExhausted(
+                        f"max_cost={self._max_cost!r}: spent, and {self._table.kept} groups of job {job.id} are "
+                        "not whole; give more for what is left"
+                    )
                 elif self._table.kept:
                     await self._follow(job)
                 else:
@@ -96,7 +111,7 @@ class RolloutCalls:
                     await job.cancel("its rollouts were closed")
 
     async def _fill(self, job: JobCalls) -> None:
-        while not self._exhausted and self._table.kept < self._ahead:
+        while not (self._exhausted or self._spent) and self._table.kept < self._ahead:
             task = await anext(self._tasks, None)
             if task is None:
                 self._exhausted = True
@@ -117,7 +132,11 @@ class RolloutCalls:
                 await cancel_task(self._opened, self._ids.pop(place), "its group is done")
 
     async def _take(self, job: JobCalls, result: Result) -> None:
-        self._ids.pop((result.index, result.sample), None)
+        waited_for = self._ids.pop((result.index, result.sample), None) is not None
+        if waited_for and result.state == "cancelled" and not self._spent:
+            self._spent = (await job.status()).spent
+        if self._spent and not result.valid:
+            return  # no other takes its place, and its group is not done
         again = self._table.take(result)
         if again is not None:
             await self._ask(job, self._table.task(again[0]), [again])

@@ -30,7 +30,8 @@ class RolloutOptions(TypedDict, total=False):
         version: gives the version of the trainer's weights, as it tells engines, whenever it is asked.
         max_staleness: versions that the weights behind any token of a group may be older than that when it is taken;
             an older one is made anew, with other seeds, and counted in `stale`. None: as old as they are.
-        name, seed: of the job that they are.
+        name, seed, max_cost, unpriced: of the job that they are; see `Client.submit`. Once they have cost so much,
+            groups that are done are handed on, and BudgetExhausted is raised.
     """
 
     agent: str
@@ -47,6 +48,8 @@ class RolloutOptions(TypedDict, total=False):
     max_staleness: int | None
     name: str
     seed: int | None
+    max_cost: float | None
+    unpriced: bool
 
 
 def rollout_calls(opened: Opened, tasks: Tasks, options: RolloutOptions) -> RolloutCalls:

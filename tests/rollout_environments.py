@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 
-from megaflow.generation import ToolCall
-from megaflow.plugins import register_model
+from megaflow.agent import Agent, AgentEnv, AgentTask
+from megaflow.generation import Request, ToolCall
+from megaflow.model import Model
+from megaflow.plugins import register_agent, register_model
 from megaflow_adapters.models.scripted import ScriptedModel
 
 
@@ -42,6 +45,18 @@ class Straggling(Doubtful):
         return 0, 1.0, True, False, {}
 
 
+class Asker(Agent):
+    """Asks once, and acts."""
+
+    roles = ("policy",)
+
+    async def run(self, task: AgentTask, env: AgentEnv, models: Mapping[str, Model]) -> None:
+        await env.reset()
+        await models["policy"].generate(Request(model="policy", prompt="act"))
+        await env.step(1)
+
+
+register_agent("asker", Asker)
 gym.register("rollouts/Doubtful-v0", f"{__name__}:Doubtful")
 gym.register("rollouts/Straggling-v0", f"{__name__}:Straggling")
 register_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,18 +11,31 @@ import pytest
 import megaflow
 from commands import Serve
 from leftovers import Place
-from megaflow.errors import InvalidArgument
+from megaflow.errors import BudgetExhausted, InvalidArgument
 from megaflow.groups import RolloutGroup
 
 TESTS = str(Path(__file__).parent.parent)
 MODELS = {"policy": "acting"}
 
 
+# A call of the model `dear` costs 1 USD.
+CONFIG = """\
+[models.dear]
+kind = "scripted"
+answers = ["yes"]
+repeat = true
+price = { input_per_million = 0.0, output_per_million = 1_000_000.0 }
+"""
+
+
 @pytest.fixture
 def address(serve: Serve, place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("PYTHONPATH", TESTS)
+    config = place.folder / "megaflow.toml"
+    config.write_text(CONFIG)
     address, store = f"unix:{place.folder / 's.sock'}", f"sqlite:///{place.folder / 'tasks.db'}"
-    served = serve("--listen", address, "--store", store, "--import", "rollout_environments")
+    command = ["--listen", address, "--store", store, "--config", str(config)]
+    served = serve(*command, "--import", "rollout_environments")
     yield served.addresses[0]
     assert served.end() == 0
 
@@ -127,3 +141,23 @@ def test_what_are_no_tasks_or_options_is_told(address: str) -> None:
         )
         with pytest.raises(InvalidArgument, match="gave 1 rewards for a group of 2"):
             next(few)
+
+
+@pytest.mark.timeout(240)
+def test_groups_that_are_done_are_handed_on_before_the_money_is_gone(address: str) -> None:
+    task = megaflow.Task("rollouts/Doubtful-v0", "asker", models={"policy": "dear"})
+    taken: list[RolloutGroup] = []
+    with (
+        megaflow.Client(address) as client,
+        client.rollouts(
+            itertools.repeat(task), group_size=2, ahead=2, spare=9, max_cost=20.0
+        ) as groups,
+        pytest.raises(BudgetExhausted, match=r"max_cost=20\.0: spent"),
+    ):
+        taken.extend(groups)  # for ever
+    assert taken
+    assert all(group.complete for group in taken)
+    with megaflow.Client(address) as client:
+        (job,) = client.jobs()
+    assert job.spent
+    assert job.cancelled

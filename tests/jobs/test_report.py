@@ -103,6 +103,23 @@ def test_a_change_that_chance_may_explain_is_no_regression() -> None:
     assert compared(gathered(*[[0.0]] * 10), gathered(*[[1.0]] * 10)).improved
 
 
+def test_few_samples_make_nothing_sure() -> None:
+    few = compared(gathered(*[[1.0]] * 5), gathered(*[[0.0]] * 5))
+    assert few.few
+    assert few.high < 0.0
+    assert not few.regressed
+    assert not compared(gathered(*[[0.0]] * 5), gathered(*[[1.0]] * 5)).improved
+    assert compared(gathered([1.0] * 6), gathered([0.0] * 6)).regressed
+
+
+def test_samples_within_a_task_are_chance_too() -> None:
+    # One task: 5 of 8 against 3 of 8.
+    one = compared(gathered([1.0] * 5 + [0.0] * 3), gathered([1.0] * 3 + [0.0] * 5))
+    assert one.low < -0.5
+    assert one.high > 0.0
+    assert not one.regressed
+
+
 def test_what_is_invalid_is_left_out_and_what_differs_between_samples_is_flaky() -> None:
     found = compared(gathered([1.0, 0.0], [None], [1.0]), gathered([1.0, 1.0], [1.0], [1.0]))
     assert [(pair.name, pair.flaky) for pair in found.pairs] == [("t0", True), ("t2", False)]

@@ -147,7 +147,7 @@ def test_logs_of_a_task(site: Site, tasks: Path, command: Command) -> None:
 def test_comparisons(site: Site, tasks: Path, command: Command, tmp_path: Path) -> None:
     for name, rewards in (("sun", "abc"), ("mon", "ab"), ("tue", "")):
         site.executed = lambda attempt, rewards=rewards: rewarded(float(attempt.group in rewards))
-        command("run", "-d", str(tasks), "-a", "random", "--name", name)
+        command("run", "-d", str(tasks), "-a", "random", "-k", "2", "--name", name)
     outcome = command("compare", "sun", "mon")
     assert outcome.status == 0
     assert "no difference that is sure" in outcome.out

@@ -208,6 +208,8 @@ def _facts(gathered: Gathered) -> dict[str, Any]:
 
 
 def _print_comparison(found: Comparison, before: str, after: str) -> None:
+    from megaflow_server.jobs.comparison import LEAST
+
     typer.echo(f"{before}: mean reward {found.before:.4g} over {len(found.pairs)} tasks")
     typer.echo(f"{after}: mean reward {found.after:.4g}")
     change = found.after - found.before
@@ -216,6 +218,8 @@ def _print_comparison(found: Comparison, before: str, after: str) -> None:
         if found.regressed
         else "better"
         if found.improved
+        else f"too few samples to be sure of anything: run {LEAST} or more (-k)"
+        if found.few
         else "no difference that is sure"
     )
     typer.echo(
@@ -248,6 +252,7 @@ def _comparison_facts(found: Comparison, differences: list[str]) -> dict[str, An
         "confidence_95": [found.low, found.high],
         "regressed": found.regressed,
         "improved": found.improved,
+        "too_few_samples": found.few,
         "manifests_differ": differences,
         "lacking": found.lacking,
         "tasks": [facts(pair) for pair in found.pairs],

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from megaflow_server.jobs.results import Gathered
 
-__all__ = ["Comparison", "Pair", "compared"]
+__all__ = ["LEAST", "Comparison", "Pair", "compared"]
 
 _RESAMPLES, _SEED = 10_000, 0
 _CONFIDENCE = 0.95
+# Samples of each job from which on a difference may be sure. That all of five go one way is chance once in 2 ** 4, and
+# resampling, which knows no others than these, would never say so.
+LEAST = 6
 # What two means that are equal may differ by.
 _EQUAL = 1e-9
 
@@ -43,7 +47,8 @@ class Comparison:
     Attributes:
         pairs: tasks with a valid result in both, by name.
         lacking: names of tasks without one in either.
-        low, high: between these lies the mean difference, with 95 % confidence: of tasks drawn anew, by bootstrap.
+        low, high: between these lies the mean difference, with 95 % confidence: of tasks drawn anew, and of samples
+            within them, by bootstrap.
     """
 
     pairs: tuple[Pair, ...]
@@ -60,13 +65,19 @@ class Comparison:
         return _mean([float(np.mean(pair.after)) for pair in self.pairs])
 
     @property
+    def few(self) -> bool:
+        """Whether there are too few samples for anything to be sure."""
+        before = sum(len(pair.before) for pair in self.pairs)
+        return min(before, sum(len(pair.after) for pair in self.pairs)) < LEAST
+
+    @property
     def regressed(self) -> bool:
         """Whether the second is worse, chance aside."""
-        return self.high < -_EQUAL
+        return self.high < -_EQUAL and not self.few
 
     @property
     def improved(self) -> bool:
-        return self.low > _EQUAL
+        return self.low > _EQUAL and not self.few
 
     @property
     def worse(self) -> tuple[Pair, ...]:
@@ -90,7 +101,7 @@ def compared(one: Gathered, other: Gathered) -> Comparison:
         if before.get(name) and after.get(name)
     )
     paired = {pair.name for pair in pairs}
-    low, high = _interval([pair.difference for pair in pairs])
+    low, high = _interval(pairs)
     return Comparison(pairs, tuple(name for name in names if name not in paired), low, high)
 
 
@@ -107,16 +118,26 @@ def _rewards(gathered: Gathered) -> Mapping[str, Sequence[float]]:
     return found
 
 
-def _interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Of the mean, by resampling tasks: the same numbers give the same interval."""
-    if not differences:
+def _interval(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Of the mean difference, by resampling tasks and their samples: the same numbers give the same interval."""
+    if not pairs:
         return 0.0, 0.0
-    values = np.asarray(differences)
-    draws = np.random.default_rng(_SEED)
-    means = [values[draws.integers(0, len(values), len(values))].mean() for _ in range(_RESAMPLES)]
+    generator = np.random.default_rng(_SEED)
+    # A task's mean of samples drawn anew, for each resample: one that is drawn twice in it has the same both times,
+    # which makes the interval rather wider.
+    drawn = np.stack(
+        [_means(pair.after, generator) - _means(pair.before, generator) for pair in pairs]
+    )
+    means = [one[generator.integers(0, len(one), len(one))].mean() for one in drawn.T]
     edge = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.percentile(means, [edge, 100 - edge])
     return float(low), float(high)
+
+
+def _means(samples: Sequence[float], generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Of so many drawn with replacement, once for each resample."""
+    drawn = generator.choice(np.asarray(samples), (_RESAMPLES, len(samples)))
+    return np.asarray(drawn.mean(axis=1))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -178,6 +178,8 @@ def test_a_job_file(tmp_path: Path) -> None:
         ('name = "pole"\n', 'name = "pole"\nfoo = 1\n', ":21: unknown key tasks[0].foo; known are agent, "),
         ("samples = 3", "samples = ", "at line 4"),
         ('env = "CartPole-v1"\n', "", ":18: tasks[0].env is missing"),
+        ('env = "CartPole-v1"\n', 'evn = "x"\n', ":19: unknown key tasks[0].evn; did you mean 'env'?"),
+        ("{turns = 5}", "{since = 2026-01-01}", ":5: agent_kwargs.since = 2026-01-01: a date; put it in quotes"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_job_file_is_named_with_its_line(
@@ -202,6 +204,36 @@ def test_a_job_file_in_yaml(tmp_path: Path) -> None:
     file.write_text("a: [")
     with pytest.raises(InvalidArgument, match=r"job.yaml:1: no YAML"):
         plan_of(Options((str(file),)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("agent: tool\nname: a\nagent: nop\n", "3: agent is given twice, first in line 1"),
+        ("tasks:\n- env: a\n  env: b\n", "3: env is given twice, first in line 2"),
+        ("agent_kwargs:\n  1: a\n", "2: the key 1 is no text: put it in quotes"),
+        ("on: a\n", "1: the key on is no text: put it in quotes"),
+        ("? [a]\n: b\n", "1: the key a table or a list is no text: put it in quotes"),
+        ("agent_kwargs:\n  a: [2026-01-01]\n", "2: agent_kwargs.a.0 = 2026-01-01: a date; put it in quotes"),
+        ("tasks: &a\n- *a\n", "1: tasks[0] = [[...]]: give a table"),
+    ],
+)  # fmt: skip
+def test_what_yaml_takes_and_job_files_do_not_is_named_with_its_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidArgument) as error:
+        plan_of(Options((str(file),)))
+    assert error.value.message.startswith(f"{file}:{said}")
+
+
+def test_what_yaml_says_once_for_several_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        "agent: random\ntasks:\n- &a {env: CartPole-v1, name: a}\n- {<<: *a, name: b}\n"
+    )
+    assert [name for name, _, _ in plan_of(Options((str(file),))).tasks] == ["a", "b"]
 
 
 def test_models_by_role() -> None:

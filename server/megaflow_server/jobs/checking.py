@@ -33,9 +33,21 @@ def checked(
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        fault = error.errors()[0]
+        fault = _first(error.errors())
         where = fault["loc"]
         raise InvalidArgument(f"{place(where)}: {_wrong(model, fault, where)}") from None
+
+
+def _first(faults: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The fault to tell: of a key that is missing because it is misspelt, that."""
+    first = faults[0]
+    if first["type"] == "missing":
+        *table, name = first["loc"]
+        for one in faults:
+            beside = one["type"] == "extra_forbidden" and list(one["loc"][:-1]) == table
+            if beside and difflib.get_close_matches(str(one["loc"][-1]), [str(name)]):
+                return one
+    return first
 
 
 def _wrong(model: type[BaseModel], fault: Mapping[str, Any], where: Sequence[str | int]) -> str:

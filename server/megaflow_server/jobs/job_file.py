@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +21,7 @@ from megaflow import Amount, Limits, Resources, Task
 from megaflow.errors import InvalidArgument
 from megaflow_server.config_values import Memory
 from megaflow_server.jobs.checking import checked
-from megaflow_server.jobs.lines import line_in_toml, line_in_yaml
+from megaflow_server.jobs.documents import read_toml, read_yaml
 
 __all__ = ["DatasetTable", "JobFile", "TaskTable", "is_job_file", "load_job_file"]
 
@@ -155,37 +153,10 @@ def load_job_file(path: Path) -> JobFile:
     from megaflow.task_folders.files import read_text
 
     text = read_text(path)
-    found, line = _toml(path, text) if path.suffix in _TOML else _yaml(path, text)
+    found, line = read_toml(path, text) if path.suffix in _TOML else read_yaml(path, text)
     job = checked(JobFile, found, lambda where: f"{path}:{line(where)}")
     if not job.datasets and not job.tasks:
         raise InvalidArgument(
             f"{path}:1: no [[datasets]] and no [[tasks]]: there is nothing to run"
         )
     return job
-
-
-Line = Callable[[Sequence[str | int]], int]
-
-
-def _toml(path: Path, text: str) -> tuple[object, Line]:
-    try:
-        return tomllib.loads(text), lambda where: line_in_toml(text, where)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidArgument(f"{path}: {error}") from None
-
-
-def _yaml(path: Path, text: str) -> tuple[object, Line]:
-    try:
-        import yaml
-    except ImportError:
-        raise InvalidArgument(
-            f"{path}: reading YAML needs PyYAML: pip install 'megaflow[server]', or write TOML"
-        ) from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark is not None else f"{path}"
-        raise InvalidArgument(f"{place}: no YAML: {getattr(error, 'problem', error)}") from None
-    return found, lambda where: line_in_yaml(node, where)

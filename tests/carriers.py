@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,9 @@ from megaflow.transport.resume import StreamBroken
 from megaflow.transport.slots import slots_for
 from megaflow.transport.socket_stream import SocketShardChannel
 from worker_rig import PATIENCE, TOKEN
+
+# Seconds after which a caller surely waits; one that does not yet hears of it all the same.
+_SOON = 0.05
 
 Verdict = Callable[[StreamBroken], errors.SessionLost | None]
 Answer = Callable[[Iterator[pb.ClientFrame]], Iterator[pb.ServerFrame]]
@@ -125,6 +129,13 @@ class Carrier:
                 verdict=judge,
                 slots=slots,
             )
+
+    def cut_soon(self, stream: ShardIO) -> None:
+        """Cuts it while the caller waits. What is an event loop's is left to that."""
+        if self.awaits:
+            asyncio.get_running_loop().call_later(_SOON, self.cut, stream)
+        else:
+            threading.Timer(_SOON, self.cut, (stream,)).start()
 
     def cut(self, stream: ShardIO) -> None:
         """Breaks the connection, behind the client's back."""

@@ -9,15 +9,21 @@ COMPAT := oldest middle
 # Tests start hundreds of processes: each would compile all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-compat test-adapters faults simulate lint format stubs stubs-check bench fuzz venv clean
+.PHONY: demo test test-long test-compat test-adapters faults simulate lint format stubs stubs-check bench fuzz venv clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
 # What reads our exports and speaks to our gateway is installed in this set alone.
-test: lint
-	MEGAFLOW_TEST_REQUIRE="$(MEGAFLOW_TEST_REQUIRE),anthropic,atif,datasets,openai,pandas" \
+NEWEST = MEGAFLOW_TEST_REQUIRE="$(MEGAFLOW_TEST_REQUIRE),anthropic,atif,datasets,openai,pandas" \
 	MEGAFLOW_TEST_VERSIONS=newest $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test: lint
+	$(NEWEST) -m "not long"
+
+# What takes more than some seconds each: kills at every point, thousands of seeds, crowds.
+test-long: .venv/installed
+	$(NEWEST) -m long
 
 # Without what no version of a dependency changes; see tests/conftest.py.
 test-compat: $(COMPAT:%=pytest-%)

@@ -14,6 +14,7 @@ COMMAND = ("-m", "megaflow_server", "bench", "overload", "--sessions", "4", "--i
 SHORT = ("--seconds", "1", "--repeats", "2")
 
 
+@pytest.mark.long
 def test_json_has_what_refusals_take_and_what_they_cost_the_admitted() -> None:
     with place() as here:
         printed = here.run(*COMMAND, *SHORT, "--askers", "3", "--rates", "50", "--json")

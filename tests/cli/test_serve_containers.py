@@ -35,6 +35,7 @@ def scope() -> Iterator[str]:
     assert left == []
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 def test_workers_are_containers_and_the_start_says_of_which_engine(
     serve: Serve, place: Place, tmp_path: Path, scope: str

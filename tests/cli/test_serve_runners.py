@@ -107,6 +107,7 @@ def rewards(address: str, meanwhile: Callable[[], None] = lambda: None) -> list[
     return [result.reward for result in sorted(results, key=lambda result: result.index)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("victim", ["runner", "worker", "server"])
 def test_kills_change_no_result(

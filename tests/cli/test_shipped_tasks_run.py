@@ -53,6 +53,7 @@ def test_solutions_score_1_and_doing_nothing_0(serve: Serve, listen: tuple[str, 
     assert served.end() == 0
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 @pytest.mark.timeout(400)
 def test_in_containers_as_well(serve: Serve, place: Place, listen: tuple[str, ...]) -> None:
@@ -71,6 +72,7 @@ def test_in_containers_as_well(serve: Serve, place: Place, listen: tuple[str, ..
     client.close()
 
 
+@pytest.mark.long
 @pytest.mark.requires("namespaces")
 @pytest.mark.timeout(240)
 def test_workers_that_die_cost_retries_and_change_no_score(

@@ -248,6 +248,7 @@ def test_the_command_at_a_terminal(server: Server, client: megaflow.Client, env:
     os.close(ours)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["docker"], indirect=True)
 @pytest.mark.requires("docker")
 def test_what_a_snapshot_holds(server: Server, client: megaflow.Client) -> None:

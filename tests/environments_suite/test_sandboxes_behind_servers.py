@@ -212,6 +212,7 @@ def test_a_vector_class_of_its_own_is_lent_none(client: megaflow.Client) -> None
         client.make_vec(TAKER, num_envs=2, vectorization_mode="vector_entry_point")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_dies_leaves_nothing_and_the_next_one_lends(kind: str) -> None:
     with place() as here:

@@ -47,6 +47,7 @@ def test_short_example(name: str) -> None:
     assert re.search(".*".join(SHORT[name]), printed, re.DOTALL), printed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_demo_to_its_end() -> None:
     with place() as here:
@@ -60,6 +61,7 @@ def test_demo_to_its_end() -> None:
     assert re.search(".*".join(expected), printed, re.DOTALL), printed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("line", "number"),

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from random import Random
 
+import pytest
+
 from busy import stretched
 from fault_points import Points, at_points
 from fault_proxy import FaultProxy
@@ -138,6 +140,7 @@ def judge(tally: Tally, client: Client, struck: float, stalled: float) -> None:
                 assert stalled >= LEASE / 2 or one.get("kind") != "SessionLost", one
 
 
+@pytest.mark.long
 def test_a_stall_without_end() -> None:
     """A connection that answers nothing is dropped, and its sessions are given up, in known time."""
     with road(1, ENVIRON) as (lane,):

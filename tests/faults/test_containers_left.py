@@ -140,6 +140,7 @@ def strike(here: Place, server: int, client: int, chance: random.Random) -> bool
     return server in victims
 
 
+@pytest.mark.long
 @at_points("servers, workers and clients killed", share=3)
 def test_servers_workers_and_clients_killed(at: Points) -> None:
     chance = at.chance()
@@ -170,6 +171,7 @@ def test_servers_workers_and_clients_killed(at: Points) -> None:
 
 
 # The SDK leaves a socket that it could not connect to the garbage collector.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*socket.socket:pytest.PytestUnraisableExceptionWarning")
 @at_points("engines killed", share=10)
 async def test_engines_killed(at: Points, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

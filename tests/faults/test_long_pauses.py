@@ -48,6 +48,7 @@ def place() -> Iterator[leftovers.Place]:
         yield here
 
 
+@pytest.mark.long
 def test_whoever_stands_still_loses_nothing(place: leftovers.Place) -> None:
     """Side by side, since each takes its time: a server that is stopped, and the worker of another."""
     place.script("counting.py", MODULE)

@@ -165,6 +165,7 @@ def test_a_worker_that_waits_with_the_lock_held(server: Server) -> None:
     env.close()
 
 
+@pytest.mark.long
 def test_slow_environments_are_left_alone(server: Server) -> None:
     env = server.make()
     pid = env.get_wrapper_attr("pid")()

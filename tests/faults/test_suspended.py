@@ -6,6 +6,8 @@ import signal
 import time
 from dataclasses import replace
 
+import pytest
+
 from busy import stretched
 from fault_scene import GRACE, LEASE, Client, scene, wait_for
 from fault_sessions import Options
@@ -22,6 +24,7 @@ SESSIONS = [
 RELAYED = [replace(one, relayed=True) for one in SESSIONS]
 
 
+@pytest.mark.long
 def test_suspended_and_idle_clients() -> None:
     """All at once, since most of it is waiting."""
     with scene() as here:

@@ -124,6 +124,7 @@ def test_an_agent_that_there_is_not_is_refused_before_anything_starts(
     assert running_server() is None
 
 
+@pytest.mark.long
 def test_it_is_started_once_found_again_and_ends_when_idle(state: Path) -> None:
     with use_local_server(idle=IDLE) as first:
         assert first.started

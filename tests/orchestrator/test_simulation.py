@@ -27,6 +27,7 @@ from mutants import Mutant, planted
 SEEDS, PART = 2000, 125
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", range(0, SEEDS, PART))
 def test_every_promise_holds_whatever_goes_wrong(first: int) -> None:
     for seed in range(first, first + PART):

@@ -69,6 +69,7 @@ def together(work: list[Callable[[], None]]) -> None:
     assert failures == []
 
 
+@pytest.mark.long
 @pytest.mark.requires("postgres")
 def test_orchestrators_over_one_postgresql_share_the_work_and_keep_the_quotas(place: str) -> None:
     tenants = {"ann": (120, 5), "bob": (60, 2)}
@@ -201,6 +202,7 @@ def test_listeners_hear_of_other_orchestrators(place: str) -> None:
     heard_by.close()
 
 
+@pytest.mark.long
 def test_100000_queued_and_10000_running_are_served_again_within_5_s(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     store, policy = open_store(url), RetryPolicy()

@@ -95,6 +95,7 @@ MANY = 60
 STEP = 1 if "MEGAFLOW_TEST_FAULT_POINTS" in os.environ else 5
 
 
+@pytest.mark.long
 def test_sigkill_at_every_failpoint_over_sqlite(tmp_path: Path) -> None:
     def fresh() -> None:
         for old in tmp_path.glob("store.db*"):
@@ -103,6 +104,7 @@ def test_sigkill_at_every_failpoint_over_sqlite(tmp_path: Path) -> None:
     assert strike_everywhere(f"sqlite:///{tmp_path}/store.db", fresh, tmp_path, STEP) > 50
 
 
+@pytest.mark.long
 @pytest.mark.requires("postgres")
 def test_sigkill_at_every_failpoint_over_postgresql(
     postgres: PostgresServer, tmp_path: Path

@@ -484,6 +484,7 @@ def test_postgresql_answers_as_the_model(postgres: PostgresServer) -> None:
         StoresOnPostgres.database.dispose()
 
 
+@pytest.mark.long
 def test_examples_go_everywhere() -> None:
     """Claims, retries, quarantines, limits, losses and cancellations: often enough to find what is wrong with them."""
     ModelAlone.reached.clear()
@@ -526,6 +527,7 @@ DIFFERENCES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("difference", DIFFERENCES, ids=str)
 def test_a_store_that_differs_is_noticed(difference: Mutant) -> None:
     plain = settings(

@@ -248,6 +248,7 @@ async def test_what_may_differ_is_told(here: Scene) -> None:
     assert (await here.settled()).reused == 1
 
 
+@pytest.mark.long
 async def test_forty_claims_on_a_pool_of_eight_are_served_in_their_order(here: Scene) -> None:
     template = here.having(pool=PoolSize(target=8, max=8))
     order: list[int] = []

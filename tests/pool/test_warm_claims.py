@@ -24,6 +24,7 @@ Harm = Callable[[dict[int, bytes]], tuple[int, signal.Signals]]
 KINDS = ["process", pytest.param("docker", marks=pytest.mark.requires("docker"))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_warm_claim_costs_a_tenth_of_a_cold_start(kind: str, tmp_path: Path) -> None:
     async with scene(kind, tmp_path, mode="persistent", pool=PoolSize(max=1)) as here:

@@ -6,13 +6,10 @@ import datetime
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from megaflow.errors import InvalidArgument
 from megaflow_server.jobs.lines import line_in_toml, line_in_yaml
-
-if TYPE_CHECKING:
-    from yaml.nodes import Node
 
 __all__ = ["Line", "read_toml", "read_yaml"]
 
@@ -51,9 +48,9 @@ def read_yaml(path: Path, text: str) -> tuple[object, Line]:
     return _without_dates(path, found, lambda where: line_in_yaml(node, where))
 
 
-def _wrong_keys(root: Node | None) -> Iterator[tuple[int, str]]:
-    """The line of each key that is no text or stands in its table a second time, and what is wrong with it."""
-    waiting: list[Any] = [root]
+def _wrong_keys(root: Any) -> Iterator[tuple[int, str]]:
+    """Of a document that PyYAML has composed: the line of each key that is no text or stands in its table a second time, and what is wrong with it."""
+    waiting = [root]
     seen = set()  # what an alias names is there twice
     while waiting:
         node = waiting.pop()

@@ -49,7 +49,10 @@ def read_yaml(path: Path, text: str) -> tuple[object, Line]:
 
 
 def _wrong_keys(root: Any) -> Iterator[tuple[int, str]]:
-    """Of a document that PyYAML has composed: the line of each key that is no text or stands in its table a second time, and what is wrong with it."""
+    """Of a document that PyYAML has composed: keys that are no text or stand in their table twice.
+
+    The line of each, and what is wrong with it.
+    """
     waiting = [root]
     seen = set()  # what an alias names is there twice
     while waiting:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from typing import Any
 
 SHELL = {
     "type": "function",
@@ -25,7 +26,7 @@ SHELL = {
 }
 
 
-def asked(messages: list) -> dict:
+def asked(messages: list[Any]) -> Any:
     request = urllib.request.Request(
         os.environ["OPENAI_BASE_URL"] + "/chat/completions",
         json.dumps({"model": "some-name", "messages": messages, "tools": [SHELL]}).encode(),
@@ -42,7 +43,7 @@ def main(instruction: str) -> None:
     # It says its key aloud, as programs do that print their settings.
     print("key:", os.environ["OPENAI_API_KEY"], flush=True)
     print("backwards:", os.environ["OPENAI_API_KEY"][::-1], flush=True)
-    messages = [
+    messages: list[Any] = [
         {"role": "system", "content": "Work by shell. Key " + os.environ["OPENAI_API_KEY"]},
         {"role": "user", "content": instruction},
     ]

@@ -98,7 +98,7 @@ def test_a_program_in_a_sandbox_solves_a_task_by_the_attempts_models(
     assert "Key [token]" in str(calls[0].messages)
     backwards = re.search("backwards: ([0-9a-f]{32})", ran["stdout"])
     assert backwards
-    assert backwards[1][::-1].encode() not in Path(solved.trajectory).read_bytes()
+    assert backwards[1][::-1] not in str(list(TrajectoryReader(solved.trajectory)))
     # A model that has gone is no reward of 0.
     assert not failed.valid
     assert failed.failure is not None

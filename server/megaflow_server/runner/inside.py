@@ -131,7 +131,9 @@ class RecordedSandbox:
     async def put(self, tar: IO[bytes]) -> None:
         """See `AgentSandbox.put`."""
         sandbox = self._acting["sandbox"]
+        began = time.monotonic()
         await self._asked(self._client.put_inside(self._session_id, tar, sandbox=sandbox))
+        await self._write(Event(name="put", data={"latency": time.monotonic() - began}))
 
     async def close(self) -> None:
         """Let nothing in the sandbox reach the models any more."""

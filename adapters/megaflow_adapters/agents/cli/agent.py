@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from megaflow.agent import Agent, AgentEnv, AgentTask
+from megaflow.agent import Agent, AgentEnv, AgentSandbox, AgentTask
+from megaflow.agent_bundles import Bundle, find, preset
 from megaflow.errors import InvalidArgument
 from megaflow.model import Model
 
@@ -26,13 +27,16 @@ class CliAgent(Agent):
 
     Args:
         command: shell. `$MEGAFLOW_INSTRUCTION` is what is to be done there, and `{instruction}` stands for the same,
-            quoted.
+            quoted. Default: the preset's, or the bundle's.
+        preset: of a program that is in the image, or in the bundle.
+        bundle: NAME or NAME@VERSION of one that is where the runner is; it is copied into the sandbox, where its
+            programs go before those of the image on PATH.
         env: more variables.
         timeout: seconds, after which it is ended; never more than the environment gives an agent.
         output_limit: bytes of each of its outputs that are kept, half from the beginning and half from the end.
 
     Raises:
-        InvalidArgument: names the argument that is wrong.
+        InvalidArgument, NotFound: names the argument that is wrong.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("policy",)
@@ -40,20 +44,20 @@ class CliAgent(Agent):
     def __init__(
         self,
         command: str | None = None,
+        preset: str | None = None,
+        bundle: str | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float = 3600.0,
         output_limit: int = 65_536,
     ) -> None:
-        if not isinstance(command, str) or not command.strip():
-            raise InvalidArgument(
-                f"command={command!r:.100}: give a line of shell, such as 'agent --task {{instruction}}'"
-            )
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise InvalidArgument(f"timeout={timeout!r}: takes seconds above 0")
         if type(output_limit) is not int or output_limit < 1:
             raise InvalidArgument(f"output_limit={output_limit!r}: takes a whole number from 1 on")
-        self._command = command
-        self._env = _checked(env or {})
+        self._bundle = None if bundle is None else find(bundle)
+        known = _known(preset, self._bundle)
+        self._command = _checked_command(known[0] if command is None else command)
+        self._env = {**known[1], **_checked_env(env or {})}
         self._timeout = float(timeout)
         self._output_limit = output_limit
 
@@ -65,15 +69,41 @@ class CliAgent(Agent):
             )
         await env.reset()
         async with env.sandbox() as sandbox:
+            command = self._command.replace("{instruction}", shlex.quote(task.instruction))
+            if self._bundle is not None:
+                await _put(sandbox, self._bundle)
+                command = f'PATH="{self._bundle.root}/bin:$PATH"; export PATH\n{command}'
             await sandbox.run(
-                self._command.replace("{instruction}", shlex.quote(task.instruction)),
+                command,
                 timeout=self._timeout,
                 env={_INSTRUCTION: task.instruction, **self._env},
                 output_limit=self._output_limit,
             )
 
 
-def _checked(env: Any) -> dict[str, str]:
+async def _put(sandbox: AgentSandbox, bundle: Bundle) -> None:
+    with bundle.archive.open("rb") as archive:
+        await sandbox.put(archive)
+
+
+def _known(name: str | None, bundle: Bundle | None) -> tuple[str | None, Mapping[str, str]]:
+    """The command and the variables of a preset, else of a bundle."""
+    if name is not None:
+        recipe = preset(name).recipe
+        return recipe.command, recipe.env
+    return (None, {}) if bundle is None else (bundle.command, bundle.env)
+
+
+def _checked_command(command: Any) -> str:
+    if not isinstance(command, str) or not command.strip():
+        raise InvalidArgument(
+            f"command={command!r:.100}: give a line of shell, such as 'agent --task {{instruction}}', a preset or a "
+            "bundle"
+        )
+    return command
+
+
+def _checked_env(env: Any) -> dict[str, str]:
     if not isinstance(env, Mapping):
         raise InvalidArgument(f"env={env!r:.100}: takes a table")
     for name, value in env.items():

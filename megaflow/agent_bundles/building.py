@@ -61,7 +61,11 @@ def _fill(root: Path, recipe: Recipe) -> None:
     if recipe.runtime == "python":
         runtime.add_python(root, recipe.packages)
     elif recipe.runtime == "node":
-        runtime.add_node(root, recipe.packages)
+        runs = any(argv[0] == "node" for argv in recipe.programs.values())
+        runtime.add_node(root, recipe.packages, runs=runs)
+    for pattern in recipe.leave_out:
+        for path in list(root.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in recipe.files:
         source = recipe.base / name
         if not source.exists():
@@ -71,12 +75,13 @@ def _fill(root: Path, recipe: Recipe) -> None:
         else:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, root / name)
+    for tool in recipe.tools:
+        runtime.add_tool(root, tool)
     runtime.add_libraries(root)
     for program, argv in recipe.programs.items():
-        path = root / "bin" / program
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(_PROGRAM.format(line=_line(root, recipe, program, list(argv))))
-        path.chmod(0o755)
+        _write(root / "bin" / program, _line(root, recipe, program, list(argv)))
+    for tool in recipe.tools:
+        _write(root / "tools" / tool, _loaded(tool))
     told = {
         "name": recipe.name,
         "version": recipe.version,
@@ -86,14 +91,23 @@ def _fill(root: Path, recipe: Recipe) -> None:
     (root / DESCRIPTION).write_text(json.dumps(told, indent=2) + "\n")
 
 
+def _write(path: Path, line: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(_PROGRAM.format(line=line))
+    path.chmod(0o755)
+
+
+def _loaded(program: str) -> str:
+    return _LOADED.format(loader=runtime.LOADER, program=f"runtime/bin/{program}")
+
+
 def _line(root: Path, recipe: Recipe, program: str, argv: list[str]) -> str:
     first, *rest = argv
     words = [
         f'"$root"/{shlex.quote(one)}' if (root / one).exists() else shlex.quote(one) for one in rest
     ]
     if first == recipe.runtime:
-        loaded = _LOADED.format(loader=runtime.LOADER, program=f"runtime/bin/{first}")
-        return " ".join([loaded, *words])
+        return " ".join([_loaded(first), *words])
     if not (root / first).is_file():
         raise InvalidArgument(
             f"programs: {program}: {first!r} is neither the runtime nor a file of the bundle"

@@ -29,6 +29,8 @@ class Recipe:
         files: beside the recipe, copied to the bundle's root: files and folders.
         programs: by name, what is to be found on PATH: arguments, with paths relative to the bundle; the first is one,
             or its runtime.
+        tools: programs of the machine that builds it, for images that do not have them, as bash.
+        leave_out: patterns of what the packages bring and nobody needs, relative to the bundle.
         env: variables of the command.
         base: the folder that `files` are in.
     """
@@ -40,6 +42,8 @@ class Recipe:
     packages: Sequence[str] = ()
     files: Sequence[str] = ()
     programs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tools: Sequence[str] = ()
+    leave_out: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     base: Path = Path()
 

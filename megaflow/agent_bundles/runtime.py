@@ -13,7 +13,7 @@ from typing import Final
 
 from megaflow.errors import FailedPrecondition
 
-__all__ = ["LOADER", "add_libraries", "add_node", "add_python"]
+__all__ = ["LOADER", "add_libraries", "add_node", "add_python", "add_tool"]
 
 # Where in a bundle the loader and the libraries are; `ld.so` whatever the machine calls it.
 LOADER: Final = "runtime/ld"
@@ -57,27 +57,38 @@ def add_python(root: Path, packages: Sequence[str]) -> None:
     )
 
 
-def add_node(root: Path, packages: Sequence[str]) -> None:
-    """The node on PATH, and packages that npm installs."""
+def add_node(root: Path, packages: Sequence[str], *, runs: bool) -> None:
+    """Packages that npm installs, and the node on PATH where it runs them: some are programs of their own."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             raise FailedPrecondition(f"runtime='node': {program} is not installed here")
-    node = Path(str(shutil.which("node"))).resolve()
-    _copy(node, root / "runtime" / "bin" / "node")
+    if runs:
+        node = Path(str(shutil.which("node"))).resolve()
+        _copy(node, root / "runtime" / "bin" / "node")
     if packages:
         _run(
             ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(root / "lib"), *packages)
         )
 
 
+def add_tool(root: Path, name: str) -> None:
+    """A program of this machine's."""
+    found = shutil.which(name)
+    if found is None:
+        raise FailedPrecondition(f"tools: {name} is not installed here")
+    _copy(Path(found).resolve(), root / "runtime" / "bin" / name)
+
+
 def add_libraries(root: Path) -> None:
     """What the programs and libraries of a bundle are linked to, and their loader."""
     linked = [path for path in root.rglob("*") if _is_linked(path)]
     into = root / LOADER
-    into.mkdir(parents=True, exist_ok=True)
     for name, path in _libraries(linked):
         if not (into / name).exists() and root not in path.parents:
             _copy(path, into / name)
+    own = [path for path in (root / "runtime").rglob("*") if _is_linked(path)]
+    if own and shutil.which("strip"):  # what debuggers need is half of them, and copied each time
+        _run(("strip", "--strip-unneeded", *map(str, own)), quiet=True)
 
 
 def _is_linked(path: Path) -> bool:

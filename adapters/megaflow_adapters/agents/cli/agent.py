@@ -30,7 +30,7 @@ class CliAgent(Agent):
             quoted. Default: the preset's, or the bundle's.
         preset: of a program that is in the image, or in the bundle.
         bundle: NAME or NAME@VERSION of one that is where the runner is; it is copied into the sandbox, where its
-            programs go before those of the image on PATH.
+            programs go before those of the image on PATH, and its tools after them.
         env: more variables.
         timeout: seconds, after which it is ended; never more than the environment gives an agent.
         output_limit: bytes of each of its outputs that are kept, half from the beginning and half from the end.
@@ -72,7 +72,8 @@ class CliAgent(Agent):
             command = self._command.replace("{instruction}", shlex.quote(task.instruction))
             if self._bundle is not None:
                 await _put(sandbox, self._bundle)
-                command = f'PATH="{self._bundle.root}/bin:$PATH"; export PATH\n{command}'
+                root = self._bundle.root
+                command = f'PATH="{root}/bin:$PATH:{root}/tools"; export PATH\n{command}'
             await sandbox.run(
                 command,
                 timeout=self._timeout,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import IO, Any, ClassVar, Protocol
 
 from gymnasium import Space
 
 from megaflow.model import Model
+from megaflow.sandbox import OUTPUT_LIMIT, ExecResult
 
-__all__ = ["Agent", "AgentEnv", "AgentTask", "called"]
+__all__ = ["Agent", "AgentEnv", "AgentSandbox", "AgentTask", "called"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,36 @@ class AgentTask:
     kwargs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
+class AgentSandbox(Protocol):
+    """Where an agent runs that is a program of its own: what it does there is recorded as what it ran and printed."""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """With which programs find the attempt's models: `OPENAI_BASE_URL`, `OPENAI_API_KEY`, `ANTHROPIC_BASE_URL`,
+        `ANTHROPIC_AUTH_TOKEN`. `run` gives them to each command; the token opens this attempt's session alone."""
+        ...
+
+    async def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        output_limit: int = OUTPUT_LIMIT,
+    ) -> ExecResult:
+        """Run a command as the environment runs those of an agent: its user, its directory, its variables.
+
+        Args:
+            timeout: seconds; never more than the environment gives an agent.
+            env: laid over these variables.
+        """
+        ...
+
+    async def put(self, tar: IO[bytes]) -> None:
+        """Unpack a tar archive at its root; FailedPrecondition where what is in it is there already."""
+        ...
+
+
 class AgentEnv(Protocol):
     """The environment as an agent has it: all that is done to it is recorded."""
 
@@ -56,6 +88,15 @@ class AgentEnv(Protocol):
         self, action: Any, agent_info: Mapping[str, Any] | None = None
     ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act; `agent_info` is kept beside the action."""
+        ...
+
+    def sandbox(self) -> AbstractAsyncContextManager[AgentSandbox]:
+        """The sandbox that the episode is played in, for an agent that runs there itself, once it has begun.
+
+        Raises:
+            FailedPrecondition: the environment lets no agent in, or the server cannot listen in its sandbox.
+            InvalidArgument: the task names no models.
+        """
         ...
 
     async def solution(self) -> list[Any]:

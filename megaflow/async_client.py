@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Unpack
+from typing import IO, Any, Unpack
 
 from gymnasium.vector import AutoresetMode
 
@@ -22,10 +22,12 @@ from megaflow.deadlines import ENV_START_TIMEOUT, OnStepTimeout
 from megaflow.env_core import EnvCore
 from megaflow.errors import FailedPrecondition
 from megaflow.forking import no_fork
+from megaflow.forwarding import Connect, Forward, put_inside
 from megaflow.inside import AsyncTerminal, SandboxInfo, beginning, result_of, running
 from megaflow.job_calls import JobCalls, Places, Tasks, cancel_task, explain_task, jobs, submit
 from megaflow.keeping import KEEP_FOR, Keep
 from megaflow.pools import PoolInfo, preparing, preparing_env
+from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.rollouts import AsyncRollouts, RolloutOptions, rollout_calls
 from megaflow.sandbox import OUTPUT_LIMIT, ExecResult
 from megaflow.specs import EnvironmentLike, WrapperLike
@@ -162,10 +164,38 @@ class AsyncClient:
         cwd: str = "",
         timeout: float | None = None,
         output_limit: int = OUTPUT_LIMIT,
+        env: Mapping[str, str] | None = None,
     ) -> ExecResult:
         """Run a command in the sandbox of a session or snapshot; see `megaflow.Client.run_inside`."""
-        asked = running(id, command, sandbox, user, cwd, timeout, output_limit)
+        asked = running(id, command, sandbox, user, cwd, timeout, output_limit, env)
         return result_of(await (await self._open()).run_inside(asked))
+
+    async def put_inside(self, id: str, tar: IO[bytes], *, sandbox: str = "") -> None:
+        """Unpack a tar archive at the root of such a sandbox, whatever its user.
+
+        Raises:
+            FailedPrecondition: it takes none, or what is in the archive is there already.
+        """
+        await put_inside(await self._open(), pb.Inside(id=id, sandbox=sandbox), tar)
+
+    async def forward(
+        self, id: str, connect: Connect, *, port: int = 0, sandbox: str = ""
+    ) -> Forward:
+        """A port at the loopback of the sandbox of a session that runs, which leads to this process.
+
+        Nothing runs in the sandbox for that, which may have no network at all.
+
+        Args:
+            connect: called for each connection that something in the sandbox makes; gives what it leads to, as
+                `asyncio.open_connection` does.
+            port: 0 for any that is free.
+
+        Raises:
+            FailedPrecondition: something listens there, or the server cannot enter the network of its sandboxes.
+        """
+        return await Forward.open(
+            await self._open(), pb.Inside(id=id, sandbox=sandbox), port, connect
+        )
 
     async def terminal(
         self,

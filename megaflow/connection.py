@@ -94,6 +94,18 @@ class Connection(Protocol):
         """See `Control.terminal`."""
         ...
 
+    def put_inside(self, inputs: Any) -> Any:
+        """See `Control.put_inside`."""
+        ...
+
+    def listen_inside(self, request: pb.ListenInsideRequest) -> Any:
+        """See `Control.listen_inside`."""
+        ...
+
+    def take_connection(self, inputs: Any) -> Any:
+        """See `Control.take_connection`."""
+        ...
+
     def failed(self, error: grpc.RpcError) -> Exception:
         """See `Control.failed`."""
         ...

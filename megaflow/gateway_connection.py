@@ -217,6 +217,15 @@ class GatewayConnection:
     def terminal(self, inputs: Any) -> Any:
         return self._control.terminal(inputs)
 
+    def put_inside(self, inputs: Any) -> Any:
+        return self._control.put_inside(inputs)
+
+    def listen_inside(self, request: pb.ListenInsideRequest) -> Any:
+        return self._control.listen_inside(request)
+
+    def take_connection(self, inputs: Any) -> Any:
+        return self._control.take_connection(inputs)
+
     def failed(self, error: grpc.RpcError) -> Exception:
         return self._control.failed(error)
 

@@ -132,6 +132,15 @@ class InlineConnection:
     def terminal(self, inputs: Any) -> Any:
         raise _no_sandboxes()
 
+    def put_inside(self, inputs: Any) -> Any:
+        raise _no_sandboxes()
+
+    def listen_inside(self, request: pb.ListenInsideRequest) -> Any:
+        raise _no_sandboxes()
+
+    def take_connection(self, inputs: Any) -> Any:
+        raise _no_sandboxes()
+
     def failed(self, error: grpc.RpcError) -> Exception:
         raise _no_sandboxes()
 

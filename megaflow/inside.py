@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Literal, Self, cast
@@ -72,6 +72,7 @@ def running(
     cwd: str,
     timeout: float | None,
     output_limit: int,
+    env: Mapping[str, str] | None = None,
 ) -> pb.RunInsideRequest:
     """The request of `Client.run_inside`."""
     if type(output_limit) is not int or not 0 < output_limit < 1 << 32:
@@ -81,6 +82,7 @@ def running(
         command=command,
         timeout_s=timeout,
         output_limit=output_limit,
+        environ=env or {},
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from megaflow.generation import ToolCall
+from megaflow.errors import Unavailable
+from megaflow.generation import Request, ToolCall
 from megaflow.plugins import register_model
 from megaflow_adapters.models.scripted import ScriptedModel
 
@@ -51,10 +52,38 @@ def bash_solver() -> ScriptedModel:
     )
 
 
+def cli_solver() -> ScriptedModel:
+    """For an agent in the sandbox, whose one tool is shell, and which stops where none is called."""
+    return ScriptedModel(
+        [
+            _call("shell", command="ls -R /app/files"),
+            _call("shell", command=f"cat >/tmp/copies.sh <<'EOF'\n{_SCRIPT}EOF\n"),
+            _call(
+                "shell",
+                command="sed -i 's/> 2/> 1/' /tmp/copies.sh && sh /tmp/copies.sh >/app/copies.txt",
+            ),
+            "It is done.",
+        ]
+    )
+
+
+def gone() -> ScriptedModel:
+    """Answers once, and then never again."""
+
+    def answer(request: Request) -> ToolCall:
+        if len(request.messages) > 2:
+            raise Unavailable("the engine has gone")
+        return _call("shell", command="sleep 0")
+
+    return ScriptedModel(answer)
+
+
 def idler() -> ScriptedModel:
     return ScriptedModel(["I would rather not."], repeat=True)
 
 
 register_model("solver", solver)
 register_model("bash-solver", bash_solver)
+register_model("cli-solver", cli_solver)
+register_model("gone", gone)
 register_model("idler", idler)

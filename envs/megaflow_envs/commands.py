@@ -191,6 +191,24 @@ class CommandEnv(gym.Env[str, str], ABC):
             return self._over(observation, info, terminated=False)
         return observation, 0.0, False, False, info
 
+    def acting(self) -> dict[str, Any]:
+        """How an agent's commands are run in the episode that has begun, for an agent that runs in the sandbox itself.
+
+        Its name as a parameter, `user` and `cwd` ("" for the sandbox's own), `env`, and `timeout`, the seconds that are
+        left.
+        """
+        if self._shell is None or self._ended:
+            raise ResetNeeded("there is no episode to act in: call reset()")
+        conduct = self._conduct
+        limit = conduct.agent_timeout
+        return {
+            "sandbox": "sandbox",
+            "user": conduct.user or "",
+            "cwd": conduct.directory or "",
+            "env": dict(conduct.environ or {}),
+            "timeout": None if limit is None else max(limit - self._spent, 0.01),
+        }
+
     def defer_verdict(self) -> None:
         """Leave the verdict to `evaluate`: from now on the last step of an episode has a reward of 0 and no verdict.
 

@@ -208,16 +208,25 @@ class Inside(_message.Message):
     def __init__(self, id: _Optional[str] = ..., sandbox: _Optional[str] = ..., user: _Optional[str] = ..., directory: _Optional[str] = ...) -> None: ...
 
 class RunInsideRequest(_message.Message):
-    __slots__ = ("inside", "command", "timeout_s", "output_limit")
+    __slots__ = ("inside", "command", "timeout_s", "output_limit", "environ")
+    class EnvironEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     INSIDE_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ENVIRON_FIELD_NUMBER: _ClassVar[int]
     inside: Inside
     command: str
     timeout_s: float
     output_limit: int
-    def __init__(self, inside: _Optional[_Union[Inside, _Mapping]] = ..., command: _Optional[str] = ..., timeout_s: _Optional[float] = ..., output_limit: _Optional[int] = ...) -> None: ...
+    environ: _containers.ScalarMap[str, str]
+    def __init__(self, inside: _Optional[_Union[Inside, _Mapping]] = ..., command: _Optional[str] = ..., timeout_s: _Optional[float] = ..., output_limit: _Optional[int] = ..., environ: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RunInsideResponse(_message.Message):
     __slots__ = ("exit_code", "stdout", "stderr", "timed_out")
@@ -288,6 +297,48 @@ class TerminalEnd(_message.Message):
     exit_code: int
     signal: int
     def __init__(self, exit_code: _Optional[int] = ..., signal: _Optional[int] = ...) -> None: ...
+
+class PutInsideRequest(_message.Message):
+    __slots__ = ("inside", "tar")
+    INSIDE_FIELD_NUMBER: _ClassVar[int]
+    TAR_FIELD_NUMBER: _ClassVar[int]
+    inside: Inside
+    tar: bytes
+    def __init__(self, inside: _Optional[_Union[Inside, _Mapping]] = ..., tar: _Optional[bytes] = ...) -> None: ...
+
+class PutInsideResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListenInsideRequest(_message.Message):
+    __slots__ = ("inside", "port")
+    INSIDE_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    inside: Inside
+    port: int
+    def __init__(self, inside: _Optional[_Union[Inside, _Mapping]] = ..., port: _Optional[int] = ...) -> None: ...
+
+class ListenInsideEvent(_message.Message):
+    __slots__ = ("port", "connection")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    connection: str
+    def __init__(self, port: _Optional[int] = ..., connection: _Optional[str] = ...) -> None: ...
+
+class ConnectionInput(_message.Message):
+    __slots__ = ("connection", "data")
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    connection: str
+    data: bytes
+    def __init__(self, connection: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ConnectionOutput(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class HelloRequest(_message.Message):
     __slots__ = ("protocol_version", "features", "megaflow_version", "gymnasium_version")

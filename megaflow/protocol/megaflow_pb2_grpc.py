@@ -125,6 +125,21 @@ class GatewayStub(object):
                 request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalInput.SerializeToString,
                 response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalOutput.FromString,
                 _registered_method=True)
+        self.PutInside = channel.stream_unary(
+                '/megaflow.v1.Gateway/PutInside',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.PutInsideRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.PutInsideResponse.FromString,
+                _registered_method=True)
+        self.ListenInside = channel.unary_stream(
+                '/megaflow.v1.Gateway/ListenInside',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListenInsideRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListenInsideEvent.FromString,
+                _registered_method=True)
+        self.TakeConnection = channel.stream_stream(
+                '/megaflow.v1.Gateway/TakeConnection',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ConnectionInput.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ConnectionOutput.FromString,
+                _registered_method=True)
 
 
 class GatewayServicer(object):
@@ -257,6 +272,28 @@ class GatewayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutInside(self, request_iterator, context):
+        """New folders at the root of one of them: the first message says of which, the others are a tar archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListenInside(self, request, context):
+        """A port at the loopback of one of them, for as long as the call lasts: the first answer says which, each other one
+        names a connection that something in it has made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeConnection(self, request_iterator, context):
+        """The bytes of such a connection, both ways, for the caller of ListenInside alone: the first message says of which.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -349,6 +386,21 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.OpenTerminal,
                     request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalInput.FromString,
                     response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.TerminalOutput.SerializeToString,
+            ),
+            'PutInside': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutInside,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.PutInsideRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.PutInsideResponse.SerializeToString,
+            ),
+            'ListenInside': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListenInside,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListenInsideRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListenInsideEvent.SerializeToString,
+            ),
+            'TakeConnection': grpc.stream_stream_rpc_method_handler(
+                    servicer.TakeConnection,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ConnectionInput.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ConnectionOutput.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -838,6 +890,87 @@ class Gateway(object):
             '/megaflow.v1.Gateway/OpenTerminal',
             megaflow_dot_protocol_dot_megaflow__pb2.TerminalInput.SerializeToString,
             megaflow_dot_protocol_dot_megaflow__pb2.TerminalOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutInside(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/megaflow.v1.Gateway/PutInside',
+            megaflow_dot_protocol_dot_megaflow__pb2.PutInsideRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.PutInsideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListenInside(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/megaflow.v1.Gateway/ListenInside',
+            megaflow_dot_protocol_dot_megaflow__pb2.ListenInsideRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ListenInsideEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeConnection(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/megaflow.v1.Gateway/TakeConnection',
+            megaflow_dot_protocol_dot_megaflow__pb2.ConnectionInput.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ConnectionOutput.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import gymnasium as gym
 import pytest
 
-from megaflow.agent import Agent, AgentTask, called
+from megaflow.agent import Agent, AgentSandbox, AgentTask, called
 from megaflow.errors import FailedPrecondition, PermissionDenied
 from megaflow.model import Model
 
@@ -58,6 +59,12 @@ class LocalEnv:
         truncated = truncated or len(self.actions) >= MOST_STEPS
         self.over = terminated or truncated
         return observation, float(reward), terminated, truncated, info
+
+    def sandbox(self) -> AbstractAsyncContextManager[AgentSandbox]:
+        """See `AgentEnv.sandbox`: an environment of this process has none."""
+        raise FailedPrecondition(
+            "sandbox: an environment of this process has none; it takes one of a server"
+        )
 
     async def solution(self) -> list[Any]:
         """See `AgentEnv.solution`."""

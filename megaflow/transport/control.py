@@ -157,6 +157,18 @@ class Control:
         """A terminal in one of them: the call, whose errors are for `failed`."""
         return self._caller.stream("OpenTerminal", inputs)
 
+    def put_inside(self, inputs: Any) -> Any:
+        """Files for one of them: the call, as of `terminal`."""
+        return self._caller.stream("PutInside", inputs)
+
+    def listen_inside(self, request: pb.ListenInsideRequest) -> Any:
+        """A port in one of them: the call, whose answers name connections."""
+        return self._caller.stream("ListenInside", request)
+
+    def take_connection(self, inputs: Any) -> Any:
+        """One of these connections: the call."""
+        return self._caller.stream("TakeConnection", inputs)
+
     def failed(self, error: grpc.RpcError) -> Exception:
         """What the error of a call is, as one of ours."""
         return self._failed(error)

@@ -50,7 +50,10 @@ NAME_NONE = (
     "OpenSession",
     "PrepareEnvironment",
     "PreparePool",
+    "TakeConnection",
 )
+# Of the gateway's, those whose answers are a stream.
+STREAMS = ("ListenInside", "OpenTerminal", "TakeConnection")
 
 REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
@@ -135,6 +138,8 @@ class Scene:
             "OpenTerminal": pb.TerminalInput(
                 begin=pb.TerminalBegin(inside=pb.Inside(id=self.session_id))
             ),
+            "PutInside": pb.PutInsideRequest(inside=pb.Inside(id=self.session_id)),
+            "ListenInside": pb.ListenInsideRequest(inside=pb.Inside(id=self.session_id)),
             "CloseSession": pb.CloseSessionRequest(session_id=self.session_id),
             "Attach": pb.ClientFrame(attach=attach),
             "CreateJob": pb.CreateJobRequest(job_id=self.job, seed=1),
@@ -158,7 +163,7 @@ class Scene:
     async def call(self, method: Method, metadata: Metadata) -> tuple[grpc.StatusCode, bytes]:
         """How it ended, and its first answer."""
         request = self.request(method)
-        if method.service == "Sessions" or method.name == "OpenTerminal":
+        if method.service == "Sessions" or method.name in STREAMS:
             return await asyncio.to_thread(self._stream, method, request, metadata)
         try:
             unary = self.channel.unary_unary(method.path)

@@ -58,6 +58,7 @@ async def test_an_idle_session_costs_its_gateway_little(alike: bool) -> None:
     pools: Any = None  # which no session here asks for
     snapshots: Any = None
     inside: Any = None
+    forwarding: Any = None
     sessions = Sessions(SessionSettings())
     sessions.use(supervisor, Lending(pools, Path(), Wanted(pools, {}, contained=False)))
     service = GatewayService(
@@ -66,6 +67,7 @@ async def test_an_idle_session_costs_its_gateway_little(alike: bool) -> None:
         pools,
         snapshots,
         inside,
+        forwarding,
         server_id="s",
         code_policy=pb.CODE_POLICY_REGISTERED,
         caller=lambda: "local",

@@ -227,7 +227,7 @@ class FakeInstance:
         self._running()
         self.network = network
 
-    async def listen(self) -> socket.socket:
+    async def listen(self, port: int) -> socket.socket:
         lacks("fake", "listen")
 
     async def stats(self) -> Stats:

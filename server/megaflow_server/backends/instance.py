@@ -304,8 +304,8 @@ class Instance(Protocol):
             FailedPrecondition: it has ended, or its profile forbids this.
         """
 
-    async def listen(self) -> socket.socket:
-        """A socket that listens at its loopback, at `megaflow_server.egress.PORT`. Needs "listen".
+    async def listen(self, port: int) -> socket.socket:
+        """A socket that listens at its loopback; port 0 is any that is free. Needs "listen".
 
         Raises:
             FailedPrecondition: it has ended, or something in it listens there.
@@ -375,7 +375,7 @@ class BareInstance(ABC):
     async def reach(self, network: Network) -> None:
         lacks(self.backend_name, "reach")
 
-    async def listen(self) -> socket.socket:
+    async def listen(self, port: int) -> socket.socket:
         lacks(self.backend_name, "listen")
 
     async def stats(self) -> Stats:

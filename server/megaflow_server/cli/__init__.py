@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from megaflow_server.cli import (
+    agents,
     doctor,
     envs,
     export,
@@ -56,6 +57,7 @@ app.command("runner")(runner.runner)
 app.command("ps")(jobs.ps)
 app.command("why")(jobs.why)
 app.command("cancel")(jobs.cancel)
+app.add_typer(agents.app, name="agents")
 app.add_typer(envs.app, name="envs")
 app.add_typer(images.app, name="images")
 app.add_typer(models.app, name="models")

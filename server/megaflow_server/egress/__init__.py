@@ -7,7 +7,16 @@ out of it. This server answers at that socket: HTTP's CONNECT and plain requests
 from __future__ import annotations
 
 from megaflow_server.egress.hosts import EVERYTHING, NOTHING, Hosts
-from megaflow_server.egress.namespaces import PORT, can_listen, listen
+from megaflow_server.egress.namespaces import PORT, can_listen, listen, listen_here
 from megaflow_server.egress.proxy import Egress
 
-__all__ = ["EVERYTHING", "NOTHING", "PORT", "Egress", "Hosts", "can_listen", "listen"]
+__all__ = [
+    "EVERYTHING",
+    "NOTHING",
+    "PORT",
+    "Egress",
+    "Hosts",
+    "can_listen",
+    "listen",
+    "listen_here",
+]

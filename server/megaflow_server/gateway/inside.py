@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
@@ -14,6 +16,7 @@ from megaflow.errors import (
     MegaflowError,
     NotFound,
     ResourceExhausted,
+    SessionLost,
     Unavailable,
 )
 from megaflow.protocol import megaflow_pb2 as pb
@@ -29,8 +32,13 @@ from megaflow_server.sandbox.sandbox import AsyncSandbox
 
 __all__ = ["Inside"]
 
-# Looks at once, of everybody: each is a person's, or a script's.
+# Looks at once, of everybody, into what is others' or is over, and of its owner into a session that runs.
 _MOST = 64
+# Bytes that are copied into a sandbox at once.
+MOST_PUT = 4 << 30
+# Of a command that ended what serves it, and so itself.
+_KILLED = 137
+_ALL_ENDED = b"what takes the sandbox's commands was ended from inside; so was all that ran\n"
 # Until a client says what it wants to see; until there is a sandbox for what a snapshot holds; seconds.
 _BEGIN_WITHIN = 10.0
 _LEASE_WITHIN = 120.0
@@ -62,7 +70,7 @@ class Inside:
         self._lending = lending
         self._snapshots = snapshots
         self._lender = lender
-        self._count = 0
+        self._count: Counter[str] = Counter()
         self._of_snapshots: list[AsyncSandbox] = []
 
     def list(self, caller: Principal) -> pb.ListSandboxesResponse:
@@ -102,19 +110,51 @@ class Inside:
             )
         where = request.inside
         async with self._entered(where, caller) as (_, sandbox):
-            ended = await sandbox.exec(
-                request.command,
-                timeout=request.timeout_s if request.HasField("timeout_s") else None,
-                cwd=where.directory or None,
-                user=where.user or None,
-                output_limit=limit,
-            )
+            try:
+                ended = await sandbox.exec(
+                    request.command,
+                    timeout=request.timeout_s if request.HasField("timeout_s") else None,
+                    cwd=where.directory or None,
+                    env=dict(request.environ),
+                    user=where.user or None,
+                    output_limit=limit,
+                )
+            except SessionLost:
+                if not await sandbox.recover():
+                    raise
+                return pb.RunInsideResponse(exit_code=_KILLED, stderr=pb.CutOutput(kept=_ALL_ENDED))
+            except (
+                DeadlineExceeded
+            ):  # so much runs that it cannot be ended by what it takes to end it
+                await sandbox.end_processes()
+                return pb.RunInsideResponse(exit_code=_KILLED, timed_out=True)
         return pb.RunInsideResponse(
             exit_code=ended.exit_code,
             stdout=_cut(ended.stdout),
             stderr=_cut(ended.stderr),
             timed_out=ended.timed_out,
         )
+
+    async def put(self, inputs: AsyncIterator[pb.PutInsideRequest], caller: Principal) -> None:
+        """See PutInside. Raises as `terminal`, ResourceExhausted where it is too much."""
+        where: pb.Inside | None = None
+        with tempfile.TemporaryFile() as tar:
+            async for one in inputs:
+                if one.WhichOneof("input") == "inside":
+                    where = one.inside
+                elif tar.tell() + len(one.tar) > MOST_PUT:
+                    raise ResourceExhausted(f"the tar archive passes {MOST_PUT} bytes")
+                await asyncio.to_thread(tar.write, one.tar)
+            if where is None:
+                raise InvalidArgument("the first message says which sandbox is meant")
+            tar.seek(0)
+            async with self._entered(where, caller) as (_, sandbox):
+                await sandbox.put(tar)
+
+    def running(self, where: pb.Inside, caller: Principal) -> AsyncSandbox:
+        """The sandbox of a session that runs. Raises as `terminal`."""
+        _, sandbox = _chosen(where, self._of(where.id, caller))
+        return sandbox
 
     async def terminal(
         self, inputs: AsyncIterator[pb.TerminalInput], write: Write, caller: Principal
@@ -158,12 +198,13 @@ class Inside:
         self, where: pb.Inside, caller: Principal
     ) -> AsyncIterator[tuple[str, AsyncSandbox]]:
         """A sandbox by its name, which nobody else is given after this session's."""
-        if self._count >= _MOST:
+        looking = self._looking(where.id, caller)
+        if self._count[looking] >= _MOST:
             raise ResourceExhausted(
-                f"{_MOST} look into sandboxes of this server at the moment, which is the most at once",
+                f"{_MOST} look into {looking or 'sandboxes of this server'} at the moment, which is the most at once",
                 retry_after=1.0,
             )
-        self._count += 1
+        self._count[looking] += 1
         try:
             taken = self._snapshots.all().get(where.id)
             if taken is not None:
@@ -179,7 +220,17 @@ class Inside:
                 with self._lending.kept.looked_at(sandbox):
                     yield name, sandbox
         finally:
-            self._count -= 1
+            self._count[looking] -= 1
+            self._count = +self._count
+
+    def _looking(self, id_: str, caller: Principal) -> str:
+        """Whose count a look is in: a session's own, for the one that has it, as a runner has those of its attempts."""
+        owned = (
+            lent.shard.session.id
+            for lent in self._lending.all()
+            if lent.shard.session.id == id_ and lent.shard.session.owner == caller.name
+        )
+        return next(owned, "")
 
     def _of(self, id_: str, caller: Principal) -> Mapping[str, AsyncSandbox]:
         """The sandboxes of a session or task, by their names; before those that were kept, those of what runs."""

@@ -24,6 +24,7 @@ from megaflow_server.backends.opened import OpenedBackends
 from megaflow_server.gateway.auth import RUN, Principal, principal
 from megaflow_server.gateway.data_host import DataHost
 from megaflow_server.gateway.drain import drain
+from megaflow_server.gateway.forwarding import Forwarding
 from megaflow_server.gateway.health import Health
 from megaflow_server.gateway.inside import Inside
 from megaflow_server.gateway.lending import Lending
@@ -263,6 +264,7 @@ class Gateway:
             Pooling(self.pools, self.supervisor, self._wanted),
             self._snapshots,
             self._inside,
+            Forwarding(self._inside),
             server_id=self.id,
             code_policy=settings.code_policy,
             caller=lambda: principal().name,

@@ -20,6 +20,7 @@ from megaflow.protocol.hello import FEATURES, REQUEST_KEY, TENANT_KEY, package_v
 from megaflow_server.gateway.answers import LONGEST_ID, Answers
 from megaflow_server.gateway.auth import RUN, Principal, principal
 from megaflow_server.gateway.calls import Context, answer
+from megaflow_server.gateway.forwarding import Forwarding
 from megaflow_server.gateway.inside import Inside
 from megaflow_server.gateway.pooling import Pooling
 from megaflow_server.gateway.sessions import Sessions
@@ -53,6 +54,7 @@ class GatewayService(pb_grpc.GatewayServicer):
         pooling: Pooling,
         snapshots: Snapshots,
         inside: Inside,
+        forwarding: Forwarding,
         *,
         server_id: str,
         code_policy: pb.CodePolicy,
@@ -64,6 +66,7 @@ class GatewayService(pb_grpc.GatewayServicer):
         self._pooling = pooling
         self._snapshots = snapshots
         self._inside = inside
+        self._forwarding = forwarding
         self._server_id = server_id
         self._code_policy = code_policy
         self._caller = caller
@@ -271,6 +274,20 @@ class GatewayService(pb_grpc.GatewayServicer):
 
     async def OpenTerminal(self, inputs: AsyncIterator[pb.TerminalInput], context: Context) -> None:
         await answer(context, self._inside.terminal(inputs, context.write, principal()))
+
+    async def PutInside(
+        self, inputs: AsyncIterator[pb.PutInsideRequest], context: Context
+    ) -> pb.PutInsideResponse:
+        await answer(context, self._inside.put(inputs, principal()))
+        return pb.PutInsideResponse()
+
+    async def ListenInside(self, request: pb.ListenInsideRequest, context: Context) -> None:
+        await answer(context, self._forwarding.listen(request, context.write, principal()))
+
+    async def TakeConnection(
+        self, inputs: AsyncIterator[pb.ConnectionInput], context: Context
+    ) -> None:
+        await answer(context, self._forwarding.connect(inputs, context.write, principal()))
 
     def _undo(self, owner: str, made: Any) -> None:
         if isinstance(made, pb.OpenSessionResponse):

@@ -67,7 +67,12 @@ class Call:
 
         priced = self._price is not None
         session = self._session
-        charge = begin(session.budgets, self._model.name, priced=priced, rate=session.rate)
+        self._tell(None)
+        try:
+            charge = begin(session.budgets, self._model.name, priced=priced, rate=session.rate)
+        except MegaflowError as error:
+            self._tell(error)
+            raise
         timer = self._until_late(charge, task)
         self._session.cut.add(cut)
         try:
@@ -136,7 +141,12 @@ class Call:
                 pass
         return self._whole.completion()
 
+    def _tell(self, error: MegaflowError | None) -> None:
+        if self._session.told is not None:
+            self._session.told(self._role, error)
+
     async def _failed(self, error: MegaflowError) -> None:
+        self._tell(error)
         if not self._recorded and self._session.ended is None:
             await self._record(http_status(error), error.message)
 

@@ -46,6 +46,7 @@ class ModelSession:
         budgets: that each call counts in, whatever its role: of the task, its job, its tenant.
         rate: how fast its calls may begin, with those of others that have the same one.
         on_end: called once, when it has ended.
+        told: of each call's role: None where one begins, and what it failed with.
     """
 
     rollout_id: str
@@ -61,6 +62,7 @@ class ModelSession:
     rate: Rate | None = None
     owner: str = ""
     on_end: Callable[[], None] | None = None
+    told: Callable[[str, MegaflowError | None], None] | None = None
 
     def __post_init__(self) -> None:
         if not self.models:

@@ -39,9 +39,10 @@ class RoomHost:
         self._sandbox = AsyncSandbox(
             self._room.stream,
             phases=self._phases,
-            listen=self._room.listen,
+            listen=self._room.listen_at,
             open_terminal=self._room.run_at_terminal,
             end_all=self._room.end_all,
+            put=self._room.unpack,
         )
         return self._sandbox
 

@@ -42,6 +42,8 @@ from megaflow_server.runner.failures import (
     of_environment,
     of_model,
 )
+from megaflow_server.runner.gateway import RunnerGateway
+from megaflow_server.runner.inside import Inside
 from megaflow_server.runner.models import AttemptModels
 from megaflow_server.runner.rescoring import begin_from, keep_snapshot
 from megaflow_server.runner.rewards import HEADLINE, checked, headline
@@ -71,6 +73,7 @@ class Tools:
         deadlines: env_start_timeout, reset_timeout and step_timeout of every environment.
         models: what tasks may name by configuration.
         budgets: what jobs may cost.
+        gateway: serves models to agents that run in sandboxes.
         imports: whether agents and models may be named as `module:Class`.
     """
 
@@ -83,6 +86,7 @@ class Tools:
     deadlines: Mapping[str, float | None]
     models: ConfiguredModels = field(default_factory=lambda: ConfiguredModels({}))
     budgets: JobBudgets = field(default_factory=JobBudgets)
+    gateway: RunnerGateway = field(default_factory=RunnerGateway)
     imports: bool = False
 
 
@@ -210,6 +214,7 @@ class Execution:
                 imports=imports,
                 configured=self._tools.models,
                 spending=self._spending,
+                gateway=self._tools.gateway,
             )
             env = self._env = await self._opened()
             self._session_id = env.session_id
@@ -226,7 +231,11 @@ class Execution:
         except Exception as error:
             raise await self._failed(error) from error
         self._recorded = RecordedEnv(
-            env, account.writer, self.attempt.seed, solves=agent.uses_solution
+            env,
+            account.writer,
+            self.attempt.seed,
+            solves=agent.uses_solution,
+            inside=Inside(self._tools.client, self._models, self._tools.gateway),
         )
         await account.begin(instruction)
         self._task = AgentTask(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from gymnasium import Space
 
+from megaflow.agent import AgentSandbox
 from megaflow.async_env import AsyncRemoteEnv
 from megaflow.errors import (
     FailedPrecondition,
@@ -20,6 +22,7 @@ from megaflow.errors import (
 )
 from megaflow.trajectory.records import Event, Record, Reset, Step
 from megaflow_server.runner.failures import environments_own
+from megaflow_server.runner.inside import Inside
 from megaflow_server.trajectories import TrajectoryWriter
 
 __all__ = ["RecordedEnv"]
@@ -39,6 +42,7 @@ class RecordedEnv:
 
     __slots__ = (
         "_env",
+        "_inside",
         "_seed",
         "_solves",
         "_writer",
@@ -50,9 +54,16 @@ class RecordedEnv:
     )
 
     def __init__(
-        self, env: AsyncRemoteEnv, writer: TrajectoryWriter, seed: int | None, *, solves: bool
+        self,
+        env: AsyncRemoteEnv,
+        writer: TrajectoryWriter,
+        seed: int | None,
+        *,
+        solves: bool,
+        inside: Inside,
     ) -> None:
         self._env = env
+        self._inside = inside
         self._writer = writer
         self._seed = seed
         self._solves = solves
@@ -148,6 +159,24 @@ class RecordedEnv:
         actions = list(await self._asked("solution", self._env.call("solution")))
         await self._write(Event(name="solution", data={"actions": len(actions)}))
         return actions
+
+    @asynccontextmanager
+    async def sandbox(self) -> AsyncIterator[AgentSandbox]:
+        """See `AgentEnv.sandbox`."""
+        if not self.begun or self.over:
+            state = "is over" if self.over else "has not begun: await env.reset()"
+            raise FailedPrecondition(f"sandbox: the episode {state}")
+        try:
+            opened = await self._inside.open(self._env, self._write)
+        except Exception as error:
+            self.failure = environments_own(error)
+            raise
+        try:
+            yield opened
+        finally:
+            await opened.close()
+            # What was computed without it is no result, whatever the agent made of that.
+            self.failure = self.failure or opened.failure
 
     async def _write(self, record: Record) -> None:
         try:

@@ -146,6 +146,7 @@ async def _run(
     try:
         await runner.run()
     finally:
+        await tools.gateway.close()
         await models.close()
 
 

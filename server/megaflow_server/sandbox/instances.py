@@ -7,6 +7,7 @@ import itertools
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import IO
 
 from megaflow.errors import FailedPrecondition, NotFound, ResourceExhausted
 from megaflow_server.backends.base import (
@@ -44,8 +45,9 @@ class InstanceSandbox(AsyncSandbox):
         kept = _Kept(self) if commits else None
         terminal = self._terminal if "terminals" in backend.capabilities() else None
         end_all = self._end_programs if "ending" in backend.capabilities() else None
+        put = self._put if "copy" in backend.capabilities() else None
         super().__init__(
-            self._stream, kept, phases, self._set_network, self._listening, terminal, end_all
+            self._stream, kept, phases, self._set_network, self._listening, terminal, end_all, put
         )
         self._backend = backend
         self._spec = spec
@@ -129,8 +131,11 @@ class InstanceSandbox(AsyncSandbox):
         await self.go_back(await self.keep(self._instance.labels))
         await self._shut()
 
-    async def _listening(self) -> socket.socket:
-        return await self._instance.listen()
+    async def _listening(self, port: int) -> socket.socket:
+        return await self._instance.listen(port)
+
+    async def _put(self, tar: IO[bytes]) -> None:
+        await self._instance.put("/", tar)
 
     async def _set_network(self, network: Network) -> None:
         async with self._turn:

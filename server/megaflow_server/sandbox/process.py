@@ -12,14 +12,16 @@ import os
 import secrets
 import socket
 import sys
+import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from megaflow.errors import FailedPrecondition, InvalidArgument, SessionLost, Unavailable
 from megaflow_server.backends.base import Backend, InstanceSpec, Network, TerminalKind
-from megaflow_server.egress import listen
+from megaflow_server.egress import listen, listen_here
 from megaflow_server.removal import remove_tree
 from megaflow_server.sandbox.link import ARGV
 from megaflow_server.sandbox.room_terminal import RoomTerminal
@@ -75,7 +77,13 @@ class ProcessSandbox(AsyncSandbox):
     """A sandbox that is an instance of the process backend."""
 
     def __init__(self, backend: Backend, room: Room, folder: Path, control: socket.socket) -> None:
-        super().__init__(self.stream, open_terminal=self.run_at_terminal, end_all=self.end_all)
+        super().__init__(
+            self.stream,
+            listen=self.listen_at,
+            open_terminal=self.run_at_terminal,
+            end_all=self.end_all,
+            put=self.unpack,
+        )
         self._backend = backend
         self._room = room
         self._folder = folder
@@ -146,11 +154,17 @@ class ProcessSandbox(AsyncSandbox):
             self._end()
         await _remove(self._folder)
 
-    async def listen(self) -> socket.socket:
-        """A socket at its loopback; only for one whose network is "none"."""
+    async def listen_at(self, port: int) -> socket.socket:
+        """A socket at its loopback, which is the host's own where its network is "public"."""
         if self._pid is None or self._ended.is_set():
             raise SessionLost("the sandbox has ended")
-        return await asyncio.to_thread(listen, self._pid, of="")
+        if self._room.network == "public":
+            return listen_here(port)
+        return await asyncio.to_thread(listen, self._pid, port, of="")
+
+    async def unpack(self, tar: IO[bytes]) -> None:
+        """New folders at its root."""
+        await asyncio.to_thread(_unpack, self._folder, tar)
 
     async def end_all(self) -> None:
         """Have the room's own process, which nothing in it can end or be, kill all others."""
@@ -295,6 +309,21 @@ async def _remove(folder: Path) -> None:
         await asyncio.to_thread(remove_tree, folder)
     except OSError as error:
         _log.warning("%s is left of a sandbox: %s", folder, error)
+
+
+def _unpack(folder: Path, tar: IO[bytes]) -> None:
+    """First beside the root, where nothing of the sandbox's own leads elsewhere."""
+    with tempfile.TemporaryDirectory(dir=folder) as unpacked:
+        try:
+            with tarfile.open(fileobj=tar, mode="r|") as archive:
+                archive.extractall(unpacked, filter="tar")
+        except tarfile.TarError as error:
+            raise InvalidArgument(f"tar: {error}") from error
+        for one in Path(unpacked).iterdir():
+            try:
+                one.rename(folder / "root" / one.name)
+            except OSError as error:
+                raise FailedPrecondition(f"/{one.name} of the sandbox: {error.strerror}") from error
 
 
 def _check_user(user: str | None) -> None:

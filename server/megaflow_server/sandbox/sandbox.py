@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import IO, Protocol
 from weakref import WeakSet
 
 from megaflow.errors import (
@@ -21,7 +21,7 @@ from megaflow.errors import (
 from megaflow.sandbox import OUTPUT_LIMIT, ExecResult
 from megaflow.sandbox_messages import BLOCK
 from megaflow_server.backends.base import Network, Stream, Terminal, TerminalKind
-from megaflow_server.egress import NOTHING, Egress
+from megaflow_server.egress import NOTHING, PORT, Egress
 from megaflow_server.sandbox.checks import check_command, check_text, place_of, refusal, result
 from megaflow_server.sandbox.commands import Command, Ended
 from megaflow_server.sandbox.jobs import Block, Opening, Place, Reading, Sign, Writing
@@ -44,7 +44,8 @@ _SHELL = "command -v bash >/dev/null && exec bash; exec sh -i"
 OpenStream = Callable[[str | None], Awaitable[Stream]]
 EndAll = Callable[[], Awaitable[None]]
 SetNetwork = Callable[[Network], Awaitable[None]]
-Listen = Callable[[], Awaitable[socket.socket]]
+Listen = Callable[[int], Awaitable[socket.socket]]
+Put = Callable[[IO[bytes]], Awaitable[None]]
 # A program, what its terminal is like, its user, variables and directory; what is None is the sandbox's own.
 OpenTerminal = Callable[
     [Sequence[str], TerminalKind, str | None, Mapping[str, str], str | None], Awaitable[Terminal]
@@ -81,10 +82,11 @@ class AsyncSandbox:
         snapshots: None where this kind of sandbox has none.
         phases: what differs between them.
         reach: changes what network it is on; needed where its phases differ in that.
-        listen: gives a socket at its loopback; needed where hosts are named in its phases.
+        listen: gives a socket at a port of its loopback; needed where hosts are named in its phases.
         open_terminal: runs a program at a terminal; None where this kind of sandbox has none.
         end_all: ends every process in it from outside, asking nothing of what runs there; raises where that cannot be,
             or its instance is gone. None where this kind of sandbox cannot.
+        put: unpacks a tar archive at its root. None where this kind of sandbox cannot.
 
     Attributes:
         was_kept: whether a snapshot was made of it, it was made anew from one, or a person was in it: nobody else may
@@ -100,10 +102,12 @@ class AsyncSandbox:
         listen: Listen | None = None,
         open_terminal: OpenTerminal | None = None,
         end_all: EndAll | None = None,
+        put: Put | None = None,
     ) -> None:
         self._open_stream = open_stream
         self._open_terminal = open_terminal
         self._end_all = end_all
+        self._put = put
         self._snapshots = snapshots
         self._phases = phases
         self._reach = reach
@@ -188,6 +192,35 @@ class AsyncSandbox:
         """Not every engine tells who is at a terminal that its instance has gone."""
         terminals, self._terminals = self._terminals, WeakSet()
         await asyncio.gather(*(one.close() for one in terminals))
+
+    async def listen(self, port: int = 0) -> socket.socket:
+        """A socket at its loopback, opened from outside; port 0 is any that is free. Whoever asks for it closes it.
+
+        Raises:
+            FailedPrecondition: something listens there, or this server cannot enter the network of this sandbox.
+        """
+        if self._closed:
+            raise SessionLost("the sandbox was closed")
+        if self._listen is None:
+            raise FailedPrecondition(
+                "nothing can be reached from this kind of sandbox; choose docker or process"
+            )
+        return await self._listen(port)
+
+    async def put(self, tar: IO[bytes]) -> None:
+        """Unpack a tar archive at its root, whatever its user; `tar` is read in another thread.
+
+        Raises:
+            FailedPrecondition: this kind of sandbox takes none, or what is in it is there already.
+            InvalidArgument: it is no such archive.
+        """
+        if self._closed:
+            raise SessionLost("the sandbox was closed")
+        if self._put is None:
+            raise FailedPrecondition(
+                "no folders can be copied into this kind of sandbox; choose docker or process"
+            )
+        await self._put(tar)
 
     async def ping(self) -> None:
         """Return as soon as it has given a sign of life, which takes far less than a command.
@@ -367,7 +400,7 @@ class AsyncSandbox:
     async def _open_egress(self) -> Egress:
         if self._egress is None:
             assert self._listen is not None
-            listener = await self._listen()
+            listener = await self._listen(PORT)
             if self._closed:
                 listener.close()
                 raise SessionLost("the sandbox was closed")

@@ -99,7 +99,7 @@ class ExtrasContract(ABC):
             ],
             "inspect": [instance.changes, instance.programs],
             "reach": [lambda: instance.reach("none")],
-            "listen": [lambda: instance.listen()],
+            "listen": [lambda: instance.listen(0)],
             "stats": [lambda: instance.stats()],
         }
 

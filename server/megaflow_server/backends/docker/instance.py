@@ -368,10 +368,10 @@ class DockerInstance:
                 f"instance {self.id}: what its engine writes cannot be looked at: {error}"
             ) from error
 
-    async def listen(self) -> socket.socket:
+    async def listen(self, port: int) -> socket.socket:
         if self.exit is not None or self._pid is None:
             raise FailedPrecondition(f"instance {self.id} has ended: {self.exit}")
-        return await asyncio.to_thread(listen, self._pid, of=self.container)
+        return await asyncio.to_thread(listen, self._pid, port, of=self.container)
 
     def _check_user(self, user: str | None) -> None:
         """A strict instance has one user, whom its start has shown not to be root, or any other number."""

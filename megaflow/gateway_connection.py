@@ -52,11 +52,13 @@ class OnBehalf:
         tenant: whose task it is; empty: the caller's own.
         task: its id.
         mode: how sandboxes are used: "ephemeral", "persistent", or (empty) as their templates say.
+        alone: whether each gets a worker of its own.
     """
 
     tenant: str = ""
     task: str = ""
     mode: str = ""
+    alone: bool = False
 
 
 _OWN = OnBehalf()
@@ -168,6 +170,7 @@ class GatewayConnection:
         request.client_id = embedded.client_id()
         behalf = on_behalf.get()
         request.tenant, request.task, request.mode = behalf.tenant, behalf.task, behalf.mode
+        request.alone = behalf.alone
         request.env_start_timeout_s = (
             math.inf if deadlines.env_start is None else deadlines.env_start
         )

@@ -399,7 +399,7 @@ class EnvironmentInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., reward_threshold: _Optional[float] = ..., max_episode_steps: _Optional[int] = ..., nondeterministic: bool = ..., vector_entry_point: bool = ..., entry_point: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("request_id", "environment", "agent", "model", "client_id", "env_start_timeout_s", "in_place_of", "tenant", "mode", "task")
+    __slots__ = ("request_id", "environment", "agent", "model", "client_id", "env_start_timeout_s", "in_place_of", "tenant", "mode", "task", "alone")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
@@ -410,6 +410,7 @@ class OpenSessionRequest(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     environment: EnvironmentSpec
     agent: AgentSpec
@@ -420,7 +421,8 @@ class OpenSessionRequest(_message.Message):
     tenant: str
     mode: str
     task: str
-    def __init__(self, request_id: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., agent: _Optional[_Union[AgentSpec, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., client_id: _Optional[str] = ..., env_start_timeout_s: _Optional[float] = ..., in_place_of: _Optional[str] = ..., tenant: _Optional[str] = ..., mode: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
+    alone: bool
+    def __init__(self, request_id: _Optional[str] = ..., environment: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., agent: _Optional[_Union[AgentSpec, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., client_id: _Optional[str] = ..., env_start_timeout_s: _Optional[float] = ..., in_place_of: _Optional[str] = ..., tenant: _Optional[str] = ..., mode: _Optional[str] = ..., task: _Optional[str] = ..., alone: bool = ...) -> None: ...
 
 class Maker(_message.Message):
     __slots__ = ("id", "env_spec", "code", "kwargs", "kwargs_code", "known_as", "sandboxes")
@@ -1266,7 +1268,7 @@ class ClaimAttemptsResponse(_message.Message):
     def __init__(self, attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("task_id", "fence", "tenant", "seed", "document", "limits", "sample", "group", "budget")
+    __slots__ = ("task_id", "fence", "tenant", "seed", "document", "limits", "sample", "group", "budget", "alone")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -1276,6 +1278,7 @@ class Attempt(_message.Message):
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     fence: int
     tenant: str
@@ -1285,7 +1288,8 @@ class Attempt(_message.Message):
     sample: int
     group: str
     budget: JobBudget
-    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[int] = ..., tenant: _Optional[str] = ..., seed: _Optional[int] = ..., document: _Optional[str] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., sample: _Optional[int] = ..., group: _Optional[str] = ..., budget: _Optional[_Union[JobBudget, _Mapping]] = ...) -> None: ...
+    alone: bool
+    def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[int] = ..., tenant: _Optional[str] = ..., seed: _Optional[int] = ..., document: _Optional[str] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., sample: _Optional[int] = ..., group: _Optional[str] = ..., budget: _Optional[_Union[JobBudget, _Mapping]] = ..., alone: bool = ...) -> None: ...
 
 class ReportAttemptsRequest(_message.Message):
     __slots__ = ("reports",)

@@ -240,3 +240,20 @@ async def test_where_all_are_about_to_be_replaced_nobody_else_is_named(start: St
     with pytest.raises(ResourceExhausted, match=r"of other principals, .* shared: 2") as caught:
         rig.open("b")
     assert "replaced" not in str(caught.value)
+
+
+async def test_a_worker_for_one_session_comes_beside_the_others_and_goes_with_it(
+    start: Start,
+) -> None:
+    rig = start(each=1, most=1)
+    (shared,) = rig.open("a")
+    first, second = (rig.supervisor.worker_alone("a") for _ in range(2))
+    first.place(1)
+    second.place(1)
+    assert rig.open("a") == [shared]
+    first.release(1)
+    await eventually(lambda: first in rig.dead)
+    assert rig.supervisor.workers == [shared, second]
+    third = rig.supervisor.worker_alone("b")
+    assert (third.slot, third.owner) == (first.slot, "b")
+    assert shared.loss is second.loss is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -113,3 +114,26 @@ async def test_for_others_takes_the_scope_of_runners(scene: Scene) -> None:
     env = await client.make(ENV)
     assert scene.workers() == {"teaching": 1}
     await env.close()
+
+
+async def test_one_that_is_to_be_alone_shares_its_worker_with_none(scene: Scene) -> None:
+    runner = await scene.client("runner", RUN, SESSIONS)
+    envs = []
+    for alone in (False, True, True, False):
+        on_behalf.set(OnBehalf("research" if alone else "teaching", alone=alone))
+        envs.append(await runner.make(ENV))
+        await envs[-1].reset()
+    loads = sorted((one.owner or "", one.load) for one in scene.gateway.supervisor.workers)
+    assert [one for one in loads if one[1]] == [("research", 1), ("research", 1), ("teaching", 2)]
+    for env in envs:
+        await env.close()
+    async with asyncio.timeout(20):
+        while any(one.owner == "research" for one in scene.gateway.supervisor.workers):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_worker_of_its_own_takes_the_scope_of_runners(scene: Scene) -> None:
+    client = await scene.client("teaching", SESSIONS)
+    on_behalf.set(OnBehalf(alone=True))
+    with pytest.raises(PermissionDenied, match="scope run"):
+        await client.make(ENV)

@@ -518,6 +518,7 @@ DIFFERENCES = [
     Mutant(rows.task_row, '"due": _or_none(task.due)', '"due": None'),
     Mutant(rows.task_from, 'queued=row["queued"]', "queued=0.0"),
     Mutant(rows.attempt_row, '"accepted": attempt.accepted', '"accepted": False'),
+    Mutant(rows.attempt_row, '"alone": attempt.alone', '"alone": False'),
     Mutant(rows.runner_row, '"claims": runner.claims', '"claims": 0'),
     Mutant(rows._outcome_text, '"rewards": dict(outcome.rewards)', '"rewards": {}'),
     Mutant(rows.task_from, 'environment=row["environment"]', 'environment=""'),

@@ -178,6 +178,32 @@ async def test_only_the_newest_fence_writes(scene: Scene) -> None:
     assert (result.valid, result.retries) == (True, 1)
 
 
+async def test_who_was_in_a_worker_that_died_is_tried_alone_from_then_on(scene: Scene) -> None:
+    """So that only the one that is to blame dies again, however many it shared the worker with."""
+    job = await scene.client.submit([CARTPOLE] * 20)
+    runner = await scene.runner()
+    shared = await runner.claim(20)
+    assert not any(one.alone for one in shared)
+    await runner.finish(shared, died)
+    alone: list[pb.Attempt] = []
+    async with asyncio.timeout(60):
+        while len(alone) < 16:
+            alone += await runner.claim(20, wait=1.0)
+    assert all(one.alone for one in alone)
+    assert await runner.claim(20, wait=2.0) == []  # no more of them at once
+    guilty = alone[-1].task_id
+
+    def executed(attempt: pb.Attempt) -> pb.Outcome:
+        return (died if attempt.task_id == guilty else solved)(attempt)
+
+    await runner.finish(alone, executed)
+    async with scene.at_work(runner, executed):
+        results = [result async for result in job.results(timeout=60)]
+    quarantined = [one.task_id for one in results if one.state == "quarantined"]
+    assert quarantined == [guilty]
+    assert sum(one.valid for one in results) == 19
+
+
 async def test_what_infrastructure_spoils_has_no_reward(scene: Scene) -> None:
     job = await scene.client.submit([CARTPOLE])
     async with scene.at_work(await scene.runner(), died):

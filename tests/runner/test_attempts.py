@@ -160,8 +160,10 @@ async def test_sessions_are_opened_as_the_task_says(rig: Rig) -> None:
 
     client: Any = Client()
     rig.tools = replace(rig.tools, client=client)
-    for mode in ("ephemeral", "auto"):
-        await asyncio.create_task(rig.run("Counting", "ones", tenant="research", mode=mode))
+    for mode, alone in (("ephemeral", True), ("auto", False)):
+        fields = {"tenant": "research", "mode": mode, "alone": alone}
+        await asyncio.create_task(rig.run("Counting", "ones", **fields))
+    assert [one.alone for one in opened] == [True, False]
     assert [one.mode for one in opened] == ["ephemeral", "auto"]
     assert {one.tenant for one in opened} == {"research"}
     assert all(one.task for one in opened)

@@ -23,6 +23,7 @@ class Session:
         client: the process that opened it, where that has a name.
         measured: whether what it uses is looked at.
         task: the id of the tenant's task that it is for, if any.
+        alone: whether it has a worker of its own.
         mode: how its sandboxes are used; "auto": as their templates say.
         keep: seconds for which its sandboxes outlive it; `keep_lost_only`: those of shards that were lost.
         was_lost: whether it ended without its client's saying so.
@@ -40,6 +41,7 @@ class Session:
     mode: Mode = "auto"
     measured: bool = False
     task: str = ""
+    alone: bool = False
     keep: float = 0.0
     keep_lost_only: bool = False
     was_lost: bool = False

@@ -134,6 +134,10 @@ class GatewayService(pb_grpc.GatewayServicer):
                 raise PermissionDenied(
                     f"tenant={request.tenant!r}: sessions of others' tasks take a token with the scope run"
                 )
+            if request.alone and not self._runs():
+                raise PermissionDenied(
+                    "alone: a worker beside those that sessions share takes a token with the scope run"
+                )
             if not self._answers.has(owner, request.request_id):
                 await self._check_limits(request.tenant or owner)
             answer = await self._answers.once(

@@ -121,6 +121,7 @@ class Sessions:
             mode=mode_of(request.mode),
             measured=bool(request.tenant),
             task=request.task,
+            alone=request.alone,
         )
         deadline = Deadline.after(seconds)
         self.limits.take(tenant)

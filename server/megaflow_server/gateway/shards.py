@@ -42,9 +42,7 @@ class Shards:
     async def build_all(self, session: Session, deadline: Deadline) -> list[pb.Shard]:
         """Places and builds all shards of a new session; where one cannot be built, none is any more."""
         spec = session.spec.message()
-        workers = self._supervisor.workers_for(
-            session.tenant, 1 if _is_whole(spec) else spec.num_envs
-        )
+        workers = self._workers_for(session, 1 if _is_whole(spec) else spec.num_envs)
         # Each has its place before another session can be given it.
         placed = [
             self._place(session, worker, first, count)
@@ -71,7 +69,7 @@ class Shards:
         session = lost.session
         if lost.loss is None:
             await self._lose(lost, given_up)
-        (worker,) = self._supervisor.workers_for(session.tenant, 1)
+        (worker,) = self._workers_for(session, 1)
         placed = self._place(session, worker, lost.first, lost.count)
         shard = await self._build(placed, session.spec.message(), deadline)
         self.forget(lost)
@@ -99,6 +97,11 @@ class Shards:
             for one in self._shards.values()
         )
 
+    def _workers_for(self, session: Session, count: int) -> list[WorkerHandle]:
+        if session.alone:
+            return [self._supervisor.worker_alone(session.tenant)]
+        return self._supervisor.workers_for(session.tenant, count)
+
     def _place(self, session: Session, worker: WorkerHandle, first: int, count: int) -> Shard:
         shard = Shard(secrets.token_hex(8), session, worker, first, count)
         self._shards[shard.id] = session.shards[shard.id] = shard
@@ -114,7 +117,7 @@ class Shards:
             if session.ended or (isinstance(loss, Unavailable) and shard.worker.loss is None):
                 raise
             logger.warning("shard %d+%d of %s: %s", first, count, session.id, loss.message)
-        (worker,) = self._supervisor.workers_for(session.tenant, 1)
+        (worker,) = self._workers_for(session, 1)
         return await self._build_on(self._place(session, worker, first, count), spec, deadline)
 
     async def _build_on(

@@ -6,8 +6,10 @@ A worker is never shared between principals, not even one after the other.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from megaflow.errors import MegaflowError, ResourceExhausted, Unavailable
@@ -35,7 +37,8 @@ _KILLING = 1.0
 class Supervisor:
     """At most `max_workers` workers, started as they are asked for and replaced when they die.
 
-    Each principal with sessions has at most `workers_each` of them. `on_death` hears of a worker that died
+    Each principal with sessions has at most `workers_each` of them. Beside these are workers for one session each,
+    as many as are asked for, in slots from `max_workers` on. `on_death` hears of a worker that died
     (its `loss` says why), `on_closed` of the id of a shard that ended without the gateway's doing.
     """
 
@@ -72,7 +75,7 @@ class Supervisor:
 
     def warm(self, count: int) -> None:
         """Starts workers until there are so many (or `max_workers`), for whoever comes first."""
-        for _ in range(min(count, self.max_workers) - len(self._slots)):
+        for _ in range(min(count, self.max_workers) - len(self._shared)):
             self._add()
 
     def workers_for(self, principal: str, count: int) -> list[WorkerHandle]:
@@ -81,7 +84,7 @@ class Supervisor:
         Raises:
             ResourceExhausted: it has none, and there is no room for another.
         """
-        own = [one for one in self.workers if one.owner == principal and one.accepts]
+        own = [one for one in self._shared if one.owner == principal and one.accepts]
         busy = sum(worker.load > 0 for worker in own)
         while len(own) < min(busy + count, self.workers_each):
             another = (
@@ -99,9 +102,19 @@ class Supervisor:
         sound = [one for one in own if one.is_sound] or own
         return sorted(sound, key=lambda one: (one.struggling, one.load, one.slot))[:count]
 
+    def worker_alone(self, principal: str) -> WorkerHandle:
+        """A new worker for one session of a principal's, and for no other: it ends with it."""
+        slot = next(one for one in itertools.count(self.max_workers) if one not in self._workers)
+        self._incarnations += 1
+        settings = replace(self._settings, max_sessions=1)
+        worker = self._workers[slot] = WorkerHandle(slot, self._incarnations, settings)
+        worker.owner = principal
+        self._slots[slot] = asyncio.create_task(self._keep_alone(slot))
+        return worker
+
     def _no_room(self, principal: str) -> ResourceExhausted:
-        own = [one for one in self.workers if one.owner == principal]
-        others = len(self.workers) - len(own)
+        own = [one for one in self._shared if one.owner == principal]
+        others = len(self._shared) - len(own)
         taken = []
         if others:
             taken.append(f"with sessions of other principals, with whom none is shared: {others}")
@@ -126,12 +139,12 @@ class Supervisor:
 
     def _first_of(self, owner: str | None) -> WorkerHandle | None:
         """The worker of this owner, or of nobody, that serves or will serve first."""
-        own = [one for one in self.workers if one.owner == owner and one.accepts]
+        own = [one for one in self._shared if one.owner == owner and one.accepts]
         return min(own, key=lambda one: (one.struggling, not one.served, one.slot), default=None)
 
     def _successor(self, principal: str) -> WorkerHandle | None:
         """The next worker in the place of one of this principal's that is being ended, so that no other is added."""
-        for old in self.workers:
+        for old in self._shared:
             # One that was never started would not be told of as dead.
             running = old.instance_id in self._present
             if old.owner == principal and old.dismissed.done() and running:
@@ -140,7 +153,7 @@ class Supervisor:
 
     def _add(self) -> WorkerHandle | None:
         """One worker more, on its way; None where there are as many as there may be."""
-        slot = len(self._slots)
+        slot = len(self._shared)
         if slot == self.max_workers:
             return None
         # The first handle is there before this returns: a caller may place on it.
@@ -150,7 +163,7 @@ class Supervisor:
 
     def _evict(self, principal: str) -> WorkerHandle | None:
         """A fresh worker in place of an empty one of another principal, or of one that is being ended."""
-        empty = [one for one in self.workers if one.load == 0 and one.owner is not None]
+        empty = [one for one in self._shared if one.load == 0 and one.owner is not None]
         leaving = [one for one in empty if one.dismissed.done()]
         others = [one for one in empty if one.owner != principal]
         old = min(leaving or others, key=lambda one: one.emptied, default=None)
@@ -169,6 +182,11 @@ class Supervisor:
     def workers(self) -> list[WorkerHandle]:
         """The current worker of each slot in use, ready or on its way."""
         return list(self._workers.values())
+
+    @property
+    def _shared(self) -> list[WorkerHandle]:
+        """Those of them that sessions share."""
+        return [one for one in self.workers if one.slot < self.max_workers]
 
     def _next(self, slot: int) -> WorkerHandle:
         self._incarnations += 1
@@ -191,6 +209,17 @@ class Supervisor:
                 await worker.close()
             await self._clear(worker)
             pause = _next_pause(pause, healthy=healthy)
+
+    async def _keep_alone(self, slot: int) -> None:
+        """Runs one worker, after which its slot is nobody's."""
+        worker = self._workers[slot]
+        try:
+            await self._live(worker)
+            self._on_death(worker)
+        finally:
+            await worker.close()
+        await self._clear(worker)
+        del self._workers[slot], self._slots[slot]
 
     async def _live(self, worker: WorkerHandle) -> None:
         """A worker's life; its `loss` says afterwards how it ended."""

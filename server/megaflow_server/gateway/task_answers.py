@@ -114,6 +114,7 @@ def attempt(claimed: Claimed) -> pb.Attempt:
         sample=task.sample,
         group=task.group,
         budget=budget,
+        alone=task.suspect,
     )
 
 

@@ -172,7 +172,8 @@ class Task:
         fence: of its newest attempt, 0 before the first; only whoever holds it may write.
         environment: what it runs in; tasks of one are measured together. Empty where none is.
         retries: attempts that infrastructure spoilt.
-        worker_deaths: of these, those in which the worker died while it ran this.
+        worker_deaths: of these, those in which the worker died while it ran this: of the first one others may have
+            been the cause, since every later attempt has a worker of its own.
         due: when something happens to it by itself: a retry's time has come, or a limit is reached.
         not_before: a retry waits until then.
         submitted, queued, started: when; `queued` and `started` the last time.
@@ -211,6 +212,11 @@ class Task:
     outcome: Outcome | None = None
     cost: Cost | None = None
 
+    @property
+    def suspect(self) -> bool:
+        """Whether a worker died while it ran this, so that it is tried apart from others."""
+        return self.worker_deaths > 0
+
 
 class AttemptState(StrEnum):
     """An open attempt holds its runner's room and its tenant's quota, whatever became of its task."""
@@ -227,6 +233,7 @@ class Attempt:
     Attributes:
         requests: what it holds of its runner: its task's, corrected with what was measured.
         claim: the number of its runner's claim that it was given for.
+        alone: whether its environment gets a worker of its own.
         worker: the process, container or pod that its environment ran in, as far as is known.
         accepted: whether its outcome became the task's; a late one is kept and is not.
     """
@@ -238,6 +245,7 @@ class Attempt:
     requests: Resources
     opened: float
     claim: int = 0
+    alone: bool = False
     state: AttemptState = AttemptState.OPEN
     worker: str = ""
     closed: float = 0.0

@@ -148,7 +148,8 @@ class Execution:
     async def _run(self) -> pb.Outcome:
         account: Account | None = None
         # Of this task of the event loop alone.
-        on_behalf.set(OnBehalf(self.attempt.tenant, self.attempt.task_id, self._document["mode"]))
+        attempt, mode = self.attempt, self._document["mode"]
+        on_behalf.set(OnBehalf(attempt.tenant, attempt.task_id, mode, attempt.alone))
         try:
             writer = self._tools.store.writer(self._name)
             account = Account(self.attempt, self._name, self._document, writer)

@@ -32,6 +32,8 @@ __all__ = ["advance", "claim", "finish"]
 
 # More than a runner can hold.
 _HELD_AT_MOST = 100_000
+# Attempts of suspects that a runner executes at once: each has a worker of its own, with all that it imports.
+_SUSPECTS_AT_MOST = 16
 
 
 def claim(command: Claim, tx: Transaction, now: float, _policy: RetryPolicy) -> list[Claimed]:
@@ -53,7 +55,8 @@ def claim(command: Claim, tx: Transaction, now: float, _policy: RetryPolicy) -> 
         room = runner.capacity - runner.used
         needs = functools.partial(_takes, tx, runner.capacity)
         chosen = []
-        for one in choose(tx.waiting_tenants(), tx.heads, needs, room, command.most, _may(command)):
+        may = _may(tx, command)
+        for one in choose(tx.waiting_tenants(), tx.heads, needs, room, command.most, may):
             if command.grant is not None:
                 command.grant.take(one.task)
             chosen.append(one)
@@ -75,10 +78,26 @@ def claim(command: Claim, tx: Transaction, now: float, _policy: RetryPolicy) -> 
     return claimed
 
 
-def _may(command: Claim) -> Callable[[Task], bool]:
-    if command.grant is None:
-        return lambda _: True
-    return command.grant.allows
+def _may(tx: Transaction, command: Claim) -> Callable[[Task], bool]:
+    left: int | None = None
+
+    def may(task: Task) -> bool:
+        nonlocal left
+        if command.grant is not None and not command.grant.allows(task):
+            return False
+        if not task.suspect:
+            return True
+        if left is None:
+            left = _SUSPECTS_AT_MOST - _suspects(tx, command.runner)
+        left -= 1
+        return left >= 0
+
+    return may
+
+
+def _suspects(tx: Transaction, runner: str) -> int:
+    """How many a runner has."""
+    return sum(one.alone for one in tx.open_attempts(runner, None, _HELD_AT_MOST))
 
 
 def _given(tx: Transaction, command: Claim) -> list[Claimed]:
@@ -101,7 +120,17 @@ def _start(
 ) -> Claimed:
     fence, runner = task.fence + 1, command.runner
     task = move(tx, task, TaskState.STARTING, f"claimed by runner {runner}", now, fence=fence)
-    tx.put_attempt(Attempt(task.id, fence, task.tenant, runner, held, now, claim=command.request))
+    opened = Attempt(
+        task.id,
+        fence,
+        task.tenant,
+        runner,
+        held,
+        now,
+        claim=command.request,
+        alone=task.suspect,
+    )
+    tx.put_attempt(opened)
     return _claimed(tx, task, job)
 
 

@@ -133,6 +133,7 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "closed": attempt.closed,
         "accepted": attempt.accepted,
         "outcome": _outcome_text(attempt.outcome),
+        "alone": attempt.alone,
     }
 
 
@@ -150,6 +151,7 @@ def attempt_from(row: Row) -> Attempt:
         closed=row["closed"],
         accepted=row["accepted"],
         outcome=_outcome(row["outcome"]),
+        alone=row["alone"],
     )
 
 

@@ -187,6 +187,7 @@ attempts: Final = sa.Table(
     sa.Column("closed", _Moment, nullable=False),
     sa.Column("accepted", sa.Boolean, nullable=False),
     sa.Column("outcome", sa.Text),
+    sa.Column("alone", sa.Boolean, nullable=False, server_default="0"),
 )
 _open: Final = attempts.c.state != sa.literal_column("'closed'")
 sa.Index("attempts_open", attempts.c.runner, sqlite_where=_open, postgresql_where=_open)

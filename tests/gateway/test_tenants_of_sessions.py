@@ -128,7 +128,7 @@ async def test_one_that_is_to_be_alone_shares_its_worker_with_none(scene: Scene)
     for env in envs:
         await env.close()
     async with asyncio.timeout(20):
-        while any(one.owner == "research" for one in scene.gateway.supervisor.workers):
+        while any(one.owner == "research" for one in scene.gateway.supervisor.workers):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

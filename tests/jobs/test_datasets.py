@@ -193,6 +193,15 @@ def test_what_is_wrong_in_a_job_file_is_named_with_its_line(
     assert str(file) in error.value.message
 
 
+def test_what_is_wrong_in_an_inline_table_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    first = '  { env = "X-v0", env_kwargs = { a = [1, "]},"] } },  # },'
+    file.write_text(f'agent = "nop"\ntasks = [\n{first}\n\n  {{ env = "Y-v0", nmae = "y" }},\n]\n')
+    with pytest.raises(InvalidArgument) as error:
+        plan_of(Options((str(file),)))
+    assert error.value.message == f"{file}:5: unknown key tasks[1].nmae; did you mean 'name'?"
+
+
 def test_a_job_file_in_yaml(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(YAML)

@@ -11,6 +11,11 @@ __all__ = ["line_in_toml", "line_in_yaml"]
 
 _TABLE = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+?)\s*=")
+# What an array is made of: comments and strings, whole, since brackets in them are none; brackets; anything else.
+_TOKEN = re.compile(
+    r"""#[^\n]*|\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:[^"\\]|\\.)*"|'[^']*'|[\[{]|[\]}]|,|\s+|[^\s,\[\]{}"'#]+""",
+    re.DOTALL,
+)
 
 Path = Sequence[str | int]
 
@@ -30,7 +35,27 @@ def line_in_toml(text: str, path: Path) -> int:
             continue
         if len(here) > best and here == list(path[: len(here)]):
             best, line = len(here), number
+    rest = path[best:]
+    if rest and isinstance(rest[0], int):
+        after = "".join(text.splitlines(keepends=True)[line - 1 :]).partition("=")[2]
+        return line + _lines_to(after.lstrip(" \t"), rest[0])
     return line
+
+
+def _lines_to(array: str, place: int) -> int:
+    """How many lines after its beginning an element of an array begins; 0 where that is no array."""
+    depth = commas = 0
+    if not array.startswith("["):
+        return 0
+    for match in _TOKEN.finditer(array):
+        token = match[0]
+        if depth == 1 and commas == place and token[0] not in "#,]" and not token.isspace():
+            return array.count("\n", 0, match.start())
+        depth += (token in ("[", "{")) - (token in ("]", "}"))
+        commas += depth == 1 and token == ","
+        if not depth:
+            break
+    return 0
 
 
 def _placed(

@@ -103,11 +103,31 @@ def test_resume_does_only_what_is_missing_or_spoilt_by_infrastructure(
     assert "Nothing is missing of mon" in command("run", "--resume", "mon").out
 
 
+def test_what_never_began_is_resumed(site: Site, tasks: Path, command: Command) -> None:
+    absent = failed("environment")
+    absent.failure.phase, absent.failure.reason = "starting", "its image is not there"
+    began = failed("environment")
+    site.executed = lambda one: {"a0": absent, "b0": began}.get(name_of(one), rewarded(1.0))
+    first = command("run", "-d", str(tasks), "-a", "random", "--name", "mon")
+    assert (first.status, "2 have no valid result" in first.out) == (1, True)
+    site.executed = lambda _: rewarded(1.0)
+    again = command("run", "--resume", "mon")
+    assert "1 of 3 samples of mon are missing" in again.out
+    facts = json.loads(command("results", "mon", "--json").out)
+    assert {one["task"]: one["reward"] for one in facts["results"]} == {
+        "a": 1.0,
+        "b": None,
+        "c": 1.0,
+    }
+
+
 def test_tasks_that_have_changed_are_not_resumed(site: Site, tasks: Path, command: Command) -> None:
     outcomes = {"a0": failed("infrastructure")}
     site.executed = lambda attempt: outcomes.get(name_of(attempt), rewarded(1.0))
     first = command("run", "-d", str(tasks), "-a", "random", "--name", "mon")
-    assert "1 of them were spoilt by infrastructure, and are run again by" in first.out
+    assert (
+        "1 of them were spoilt by infrastructure, or never began, and are run again by" in first.out
+    )
     outcomes.clear()
     before = tasks.read_text()
     tasks.write_text(before.replace('"name": "b"', '"name": "b", "env_kwargs": {"x": 1}'))

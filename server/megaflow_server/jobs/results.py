@@ -96,7 +96,9 @@ def _cost(jobs: Sequence[JobStatus], results: Iterable[Result]) -> tuple[float |
 
 
 def missing(gathered: Gathered) -> list[Place]:
-    """Samples that are to be run again: those without a result, or spoilt by infrastructure.
+    """Samples that are to be run again: those without a result, spoilt by infrastructure, or that never began.
+
+    The last lacked an image, say, or an agent of that name: who runs it again has mended that.
 
     Raises:
         InvalidArgument: nobody here knows what the job's tasks were.
@@ -119,4 +121,5 @@ def _is_missing(result: Result | None) -> bool:
         return True
     if result.valid:
         return False
-    return result.failure is None or result.failure.kind in _INFRASTRUCTURE
+    failure = result.failure
+    return failure is None or failure.kind in _INFRASTRUCTURE or failure.phase == "starting"

@@ -131,7 +131,7 @@ def resume(
     max_cost: float | None = None,
     unpriced: bool = False,
 ) -> bool:
-    """Run what a job has no result of, or one that infrastructure spoilt; one that still runs is watched.
+    """Run what a job has no result of, what infrastructure spoilt and what never began; one that still runs is watched.
 
     Raises:
         InvalidArgument: what the job might cost was limited, and nobody says what its rest may.
@@ -294,7 +294,7 @@ def _told(gathered: Gathered, watching: Watching) -> bool:
         watching.say(f"{lacking} have no valid result.")
         if gathered.manifest is not None and (again := missing(gathered)):
             watching.say(
-                f"{len(again)} of them were spoilt by infrastructure, and are run again by: "
+                f"{len(again)} of them were spoilt by infrastructure, or never began, and are run again by: "
                 f"megaflow run --resume {name}{at}"
             )
     return gathered.whole

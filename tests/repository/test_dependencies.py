@@ -35,6 +35,7 @@ FROM_EXTRAS = {
     ROOT / "server" / "megaflow_server" / "backends" / "kubernetes.py": {"kubernetes"},
     ROOT / "server" / "megaflow_server" / "backends" / "ray.py": {"ray"},
     ROOT / "server" / "megaflow_server" / "observability": {"aiohttp", "prometheus_client"},
+    ROOT / "server" / "megaflow_server" / "testing" / "kube": {"aiohttp"},
     ROOT / "server" / "megaflow_server" / "orchestrator" / "store": {"alembic", "sqlalchemy"},
 }
 # The conformance suites ship, and are run by their user's own pytest.

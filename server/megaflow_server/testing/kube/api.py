@@ -165,7 +165,7 @@ class Api:
         return web.json_response(_whole(key.resource, removed))
 
     def _collect(self, removed: Object) -> None:
-        """What a removed object owned goes, and what is in a namespace that goes."""
+        """What a removed object owned goes, too."""
         for key in self._store.owned(removed["metadata"]["uid"]):
             if key.resource == "pods":
                 self._pods.delete(key, 1)

@@ -25,7 +25,12 @@ def list_(as_json: AsJson = False) -> None:
     made = bundles()
     if as_json:
         presets: list[dict[str, Any]] = [
-            {"name": name, "version": one.recipe.version, "tested": one.tested}
+            {
+                "name": name,
+                "version": one.recipe.version,
+                "tested": one.tested,
+                "command": one.recipe.command,
+            }
             for name, one in PRESETS.items()
         ]
         there = [
@@ -35,19 +40,13 @@ def list_(as_json: AsJson = False) -> None:
         print_json({"presets": presets, "bundles": there})
         return
     rows = [
-        (
-            name,
-            one.recipe.version,
-            "preset" if one.tested else "preset, untested",
-            "",
-            one.recipe.command,
-        )
+        (name, one.recipe.version, "preset" if one.tested else "preset, untested", "", "")
         for name, one in PRESETS.items()
     ]
     rows += [
         (one.name, one.version, "bundle", f"{one.size / 1e6:.0f} MB", str(one.path)) for one in made
     ]
-    print_table(("name", "version", "what", "size", "command or folder"), rows)
+    print_table(("name", "version", "what", "size", "folder"), rows)
 
 
 @app.command("bundle")

@@ -121,7 +121,8 @@ def test_one_that_was_made_anew_leaves_both(server: Server, client: megaflow.Cli
     assert client.run_inside(session, "cat /tmp/mine").exit_code == 1
     env.step("score 1")
     env.close()
-    one_kept(client)
+    # Until it is gone, the one that ran is meant.
+    wait_for(lambda: [one.kind for one in client.sandboxes()] == ["kept"], 20.0, client.sandboxes)
     assert client.run_inside(session, "cat /tmp/mine").stdout == b"first\n"
 
 
@@ -138,8 +139,11 @@ def test_it_goes_when_its_time_is_over_and_nobody_looks(
 
 
 def test_it_gives_way_to_whoever_needs_its_room(client: megaflow.Client) -> None:
-    sessions = [played(client, "score 0", keep="failed") for _ in range(3)]
-    wait_for(lambda: len(kept(client)) == 3, 20.0, lambda: client.sandboxes())
+    sessions: list[str] = []
+    while len(sessions) < 3:
+        sessions.append(played(client, "score 0", keep="failed"))
+        # One after the other, since it is the first that gives way.
+        wait_for(lambda: len(kept(client)) == len(sessions), 20.0, client.sandboxes)
     env: Any = client.make(TAKER, env_start_timeout=60)
     env.reset()
     assert {one.id for one in kept(client)} == set(sessions[1:])

@@ -44,10 +44,6 @@ class BackendContract(ExtrasContract):
     async def kill(self, backend: Backend, instance: Instance) -> None:
         """SIGKILL its main process, as somebody other than the backend would."""
 
-    @abstractmethod
-    async def received(self, backend: Backend, instance: Instance) -> bytes:
-        """What it read on its standard input, up to end-of-file."""
-
     async def test_a_new_instance_runs(self, backend: Backend) -> None:
         instance = await backend.create(self.spec("a", labels={"run": "1"}))
         assert (instance.id, dict(instance.labels)) == ("a", {"run": "1"})

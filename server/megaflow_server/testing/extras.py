@@ -49,6 +49,10 @@ class ExtrasContract(ABC):
     ) -> InstanceSpec:
         """An instance that reads its configuration and then runs until SIGTERM, which ends it."""
 
+    @abstractmethod
+    async def received(self, backend: Backend, instance: Instance) -> bytes:
+        """What it read on its standard input, up to end-of-file."""
+
     def exiting(self, code: int) -> Sequence[str]:
         """A program that complains of "this" and ends with an exit code."""
         return ("sh", "-c", f"echo this >&2; exit {code}")
@@ -208,6 +212,7 @@ class ExtrasContract(ABC):
         if "copy" not in backend.capabilities():
             pytest.skip("this backend has no copy")
         instance = await self.started(backend, "inspect")
+        await self.received(backend, instance)  # from then on it writes nothing by itself
         before = await instance.changes()
         await instance.put(self.inside, _tar({"left/a": b"behind"}))
         after = await instance.changes()

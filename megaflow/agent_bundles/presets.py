@@ -26,7 +26,7 @@ class Preset:
     tested: bool
 
 
-# Whatever they are asked with, the session's default role answers. What a provider would run, as a search of the web,
+# Whatever model they ask for, the session's default role answers. What a provider would run, as a search of the web,
 # is switched off, and so is what they tell their makers.
 _CLAUDE_CODE: Final = Recipe(
     name="claude-code",
@@ -58,7 +58,7 @@ _CODEX: Final = Recipe(
         "-c model_provider=megaflow -c model_providers.megaflow.name=megaflow "
         '-c model_providers.megaflow.base_url="$OPENAI_BASE_URL" '
         "-c model_providers.megaflow.env_key=OPENAI_API_KEY -c model_providers.megaflow.wire_api=responses "
-        '-c web_search=disabled -m policy -- "$MEGAFLOW_INSTRUCTION" </dev/null'
+        '-c web_search=disabled -c features.multi_agent=false -m policy -- "$MEGAFLOW_INSTRUCTION" </dev/null'
     ),
     runtime="node",
     packages=("@openai/codex@0.169.0",),
@@ -107,9 +107,9 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
         one.recipe.name: one
         for one in (
             Preset(_CLAUDE_CODE, tested=False),
-            Preset(_CODEX, tested=False),
+            Preset(_CODEX, tested=True),
             Preset(_OPENHANDS, tested=False),
-            Preset(_QWEN_CODE, tested=False),
+            Preset(_QWEN_CODE, tested=True),
         )
     }
 )

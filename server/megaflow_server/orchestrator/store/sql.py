@@ -61,9 +61,11 @@ class SqlStore:
             self._listeners.tell(work.news)
 
     def listen(self, heard: Heard) -> Callable[[], None]:
+        # Before the connection is there: whoever listens first hears MISSED once nothing is missed.
+        leave = self._listeners.add(heard)
         if self._shared and self._news is None:
             self._news = PostgresNews(self._engine, self._listeners)
-        return self._listeners.add(heard)
+        return leave
 
     def close(self) -> None:
         if self._news is not None:

@@ -104,10 +104,17 @@ class PostgresServer:
             self.start()
 
     def kill(self) -> None:
-        """SIGKILL its main process; the others see that, and end."""
+        """SIGKILL its main process; the others see that, and end: only then can it start again."""
         assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # from here on it has no other children
+        main = self._process.pid
+        others = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         self._process.kill()
         self._process.wait()
+        end = time.monotonic() + _PATIENCE
+        while any(map(_runs, others)):
+            assert time.monotonic() < end, "processes of a killed PostgreSQL do not end"
+            time.sleep(0.005)
 
     def __exit__(
         self,
@@ -119,3 +126,10 @@ class PostgresServer:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
         self._folder.cleanup()
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

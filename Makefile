@@ -21,15 +21,16 @@ NEWEST = MEGAFLOW_TEST_REQUIRE="$(MEGAFLOW_TEST_REQUIRE),anthropic,atif,datasets
 test: lint
 	$(NEWEST) -m "not long"
 
-# What takes more than some seconds each: kills at every point, thousands of seeds, crowds.
+# What takes more than some seconds each: kills at every point, thousands of seeds, crowds. `faults` has those that
+# strike at random points.
 test-long: .venv/installed
-	$(NEWEST) -m long
+	$(NEWEST) -m long -k "not points"
 
-# Without what no version of a dependency changes; see tests/conftest.py.
+# Without what takes long, and what no version of a dependency changes; see tests/conftest.py.
 test-compat: $(COMPAT:%=pytest-%)
 
 pytest-%: .venv-%/installed
-	MEGAFLOW_TEST_VERSIONS=$* .venv-$*/bin/python -m pytest $(PYTEST_ARGS) $(SUITE_$*)
+	MEGAFLOW_TEST_VERSIONS=$* .venv-$*/bin/python -m pytest $(PYTEST_ARGS) -m "not long" $(SUITE_$*)
 
 # Whole but for what is the same on any version of a dependency: sandboxes and their pools, what the operating system
 # alone is asked for, simulations and other arithmetic of the orchestrator, what becomes of processes that are killed and
@@ -69,7 +70,7 @@ EXTRAS_rllib := rllib
 	.venv-$*/bin/python -m pip install --quiet --editable '.[test,$(EXTRAS_$*)]' --constraint tests/constraints/$*.txt
 	touch $@
 
-# The suite strikes at a few random points of each kind of fault; this at a hundred, and says what came of them.
+# Real faults, at a hundred random points of each kind; says what came of them.
 faults: .venv/installed
 	MEGAFLOW_TEST_FAULT_POINTS=100 $(BIN)/python -m pytest $(PYTEST_ARGS) -rP -k points tests/faults
 

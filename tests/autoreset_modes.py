@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ MODES = tuple(AutoresetMode)
 
 
 def id_and_mode(
-    every: Sequence[str], in_turn: Sequence[str], first: int = 0
+    every: Sequence[str], in_turn: Sequence[str], first: int = 0, long: Collection[str] = ()
 ) -> pytest.MarkDecorator:
     """Parametrises a test with `id` and `mode`.
 
@@ -22,8 +22,14 @@ def id_and_mode(
         every: ids for all modes.
         in_turn: ids for one mode each, as variants of what is among the others.
         first: the mode of the first of these. Tests that differ here have more of them between them.
+        long: those of the ids that take long.
     """
     pairs = [(id, mode) for id in every for mode in MODES]
     pairs += [(id, MODES[(first + place) % len(MODES)]) for place, id in enumerate(in_turn)]
-    given: list[Any] = [pytest.param(*pair, id=f"{pair[0]}-{pair[1].value}") for pair in pairs]
+    given: list[Any] = [
+        pytest.param(
+            *pair, id=f"{pair[0]}-{pair[1].value}", marks=[pytest.mark.long] * (pair[0] in long)
+        )
+        for pair in pairs
+    ]
     return pytest.mark.parametrize(("id", "mode"), given)

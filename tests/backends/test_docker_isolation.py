@@ -167,6 +167,7 @@ async def test_a_mount_is_seen_and_is_read_only_where_nothing_else_is_said(
     assert (tmp_path / "out" / "b").read_text() == "2\n"
 
 
+@pytest.mark.long
 async def test_a_public_one_sees_no_other_container(backend: DockerBackend, tmp_path: Path) -> None:
     network: Network = "public"
     one, other = [

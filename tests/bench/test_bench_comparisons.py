@@ -34,6 +34,7 @@ def printed(*options: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "contenders"),
     [
@@ -52,6 +53,7 @@ def test_every_contender_is_measured_at_every_size(
         assert all(ratio > 0 for ratio in one["ratios"].values())
 
 
+@pytest.mark.long
 def test_stragglers_hold_up_step_and_not_recv() -> None:
     (one,) = printed("straggler", "--num-envs", "4", "--min-envs", "3")["comparisons"]
     assert one["per_second"].keys() == {"step", "recv", "SyncVectorEnv", "AsyncVectorEnv"}
@@ -60,6 +62,7 @@ def test_stragglers_hold_up_step_and_not_recv() -> None:
     assert max(one["per_second"]["SyncVectorEnv"]) < 1 / 0.005
 
 
+@pytest.mark.long
 def test_latency_has_round_trips_and_what_a_connection_costs() -> None:
     result = printed("latency", "--idle", "0.2")
     contenders = {"megaflow", "over gRPC", "gRPC echo", "socket echo"}
@@ -73,6 +76,7 @@ def test_latency_has_round_trips_and_what_a_connection_costs() -> None:
         assert all(0 <= value < 1000 for value in result[name])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -101,6 +105,7 @@ def test_what_repeats_differ_by_is_not_told_as_what_a_connection_takes() -> None
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("bench", "ending"),
     [

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from leftovers import place
 from megaflow_server.bench.gateway import Plan, _lost, _strays
 
 COMMAND = ("-m", "megaflow_server", "bench", "gateway", "--rollouts", "20", "--rate", "50")
 
 
+@pytest.mark.long
 def test_json_has_what_calls_took_and_whether_any_was_lost() -> None:
     with place() as here:
         printed = here.run(*COMMAND, "--seconds", "1", "--stream", "--json")

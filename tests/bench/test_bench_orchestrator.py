@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from leftovers import place
 
 COMMAND = ("-m", "megaflow_server", "bench", "orchestrator", "--runners", "2")
 SHORT = ("--task-seconds", "0.3", "--queued", "30", "--rate-tasks", "50", "--tenants", "5")
 
 
+@pytest.mark.long
 def test_json_has_every_size_and_both_rates() -> None:
     with place() as here:
         printed = here.run(*COMMAND, "--tasks", "2,20", *SHORT, "--json")

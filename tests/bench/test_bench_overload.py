@@ -35,6 +35,7 @@ def test_json_has_what_refusals_take_and_what_they_cost_the_admitted() -> None:
         assert len(load["calm"]) == len(load["loaded"]) == 2
 
 
+@pytest.mark.long
 def test_table_has_a_row_for_nobody_and_for_each_load() -> None:
     with place() as here:
         options = ("--seconds", "0.3", "--repeats", "1", "--askers", "2", "--rates", "10,20")

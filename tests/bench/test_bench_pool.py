@@ -14,6 +14,7 @@ COMMAND = ("-m", "megaflow_server", "bench", "pool")
 SHORT = ("--claims", "4", "--at-once", "12", "--size", "3")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "backend", ["process", pytest.param("docker", marks=pytest.mark.requires("docker"))]
 )

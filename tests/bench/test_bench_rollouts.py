@@ -18,6 +18,7 @@ COMMAND = ("-m", "megaflow_server", "bench", "rollouts", "--rollouts", "32", "--
 WRONG = ("false_zeros", "wrong_rewards", "split_groups", "lost", "crossed", "masked")
 
 
+@pytest.mark.long
 def test_rewards_and_rows_are_right_though_attempts_fail() -> None:
     with place() as here:
         result = json.loads(here.run(*COMMAND, "--kills", "0", "--faults", "0.3", "--json"))

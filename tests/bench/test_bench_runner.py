@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from leftovers import place
 
 COMMAND = ("-m", "megaflow_server", "bench", "runner", "--attempts", "200", "--steps", "200")
@@ -11,6 +13,7 @@ COMMAND = ("-m", "megaflow_server", "bench", "runner", "--attempts", "200", "--s
 MOST = 64.0
 
 
+@pytest.mark.long
 def test_an_attempt_that_waits_is_small_and_none_fails() -> None:
     with place() as here:
         result = json.loads(here.run(*COMMAND, "--json"))

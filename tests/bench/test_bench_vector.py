@@ -37,6 +37,7 @@ class Slow(gym.Env[np.int64, np.int64]):
         return np.int64(0), 0.0, False, False, {}
 
 
+@pytest.mark.long
 def test_json_has_all_contenders_and_every_measurement() -> None:
     options = ["--num-envs", "1,3", "--seconds", "0.02", "--repeats", "3", "--json"]
     with place() as here:

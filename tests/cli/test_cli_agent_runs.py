@@ -107,6 +107,7 @@ def command_of(result: megaflow.Result) -> dict[str, Any]:
     return dict(ran)
 
 
+@pytest.mark.long
 @pytest.mark.requires("namespaces")
 @pytest.mark.timeout(240)
 def test_a_program_in_a_sandbox_solves_a_task_by_the_attempts_models(
@@ -136,6 +137,7 @@ def test_a_program_in_a_sandbox_solves_a_task_by_the_attempts_models(
     assert (command_of(slow)["timed_out"], command_of(slow)["stdout"]) == (True, "begun\n")
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 @pytest.mark.timeout(400)
 def test_a_bundle_runs_in_an_image_that_has_nothing_of_it(

@@ -13,6 +13,7 @@ from megaflow.keeping import Keep
 KEPT: tuple[tuple[str, Keep], ...] = (("oracle", "failed"), ("nop", "failed"), ("nop", "none"))
 
 
+@pytest.mark.long
 @pytest.mark.requires("namespaces")
 @pytest.mark.timeout(120)
 def test_a_failed_attempts_sandbox_is_found_by_its_task(

@@ -32,6 +32,7 @@ def mend(place: Place) -> None:
     shutil.copy(expected, place.folder / "tasks" / "find-copies" / "tests" / "expected.txt")
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 @pytest.mark.timeout(200)
 def test_a_mended_verifier_judges_what_was_left(
@@ -65,6 +66,7 @@ def test_a_mended_verifier_judges_what_was_left(
     assert served.end() == 0
 
 
+@pytest.mark.long
 @pytest.mark.requires("namespaces")
 @pytest.mark.timeout(120)
 def test_what_keeps_no_snapshots_says_so_and_has_its_reward_all_the_same(

@@ -96,6 +96,7 @@ async def test_an_endless_supply_runs_no_further_ahead_than_it_may(address: str)
         assert job.cancelled
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_stragglers_are_not_waited_for(address: str) -> None:
     task = megaflow.Task("rollouts/Straggling-v0", "tool", models=MODELS)
@@ -108,6 +109,7 @@ def test_stragglers_are_not_waited_for(address: str) -> None:
     assert not all(group.complete for group in groups)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_what_is_too_old_is_made_anew(address: str) -> None:
     task = megaflow.Task("rollouts/Doubtful-v0", "tool", models=MODELS)
@@ -143,6 +145,7 @@ def test_what_are_no_tasks_or_options_is_told(address: str) -> None:
             next(few)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_groups_that_are_done_are_handed_on_before_the_money_is_gone(address: str) -> None:
     task = megaflow.Task("rollouts/Doubtful-v0", "asker", models={"policy": "dear"})

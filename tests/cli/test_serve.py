@@ -96,6 +96,7 @@ def test_an_impatient_ctrl_c_is_harmless(serve: Serve, place: Place) -> None:
     place.assert_nothing_left()
 
 
+@pytest.mark.long
 def test_a_signal_ends_it_while_workers_start(place: Place) -> None:
     place.script("slow.py", "import time\nopen('importing', 'w').close()\ntime.sleep(3600)\n")
     process = place.start(*SERVE, *ANY_PORT, "--import", "slow")

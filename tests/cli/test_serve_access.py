@@ -35,6 +35,7 @@ def loopback(address: str) -> str:
     return f"127.0.0.1:{address.rpartition(':')[2]}"
 
 
+@pytest.mark.long
 def test_with_tls_and_tokens_it_serves_others(
     serve: Serve, place: Place, tokens: TokenFile
 ) -> None:

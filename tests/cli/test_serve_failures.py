@@ -61,6 +61,7 @@ def results_of(address: str, *names: str) -> list[Result]:
         return sorted(job.results(timeout=100), key=lambda result: result.index)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_a_step_that_hangs_is_told_and_its_worker_serves_others(
     address: str, runner: Runner
@@ -74,6 +75,7 @@ def test_a_step_that_hangs_is_told_and_its_worker_serves_others(
     assert (after.valid, after.reward) == (True, 3.0)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_want_of_memory_is_told_and_is_no_score(address: str, runner: Runner) -> None:
     runner("--concurrency", "1", "--step-timeout", "30")
@@ -85,6 +87,7 @@ def test_want_of_memory_is_told_and_is_no_score(address: str, runner: Runner) ->
     assert (after.valid, after.reward) == (True, 3.0)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_a_killed_runners_trajectories_are_uploaded_by_the_next(
     address: str, runner: Runner, place: Place

@@ -36,6 +36,7 @@ async def ask(url: str, token: str, body: Any) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
+@pytest.mark.long
 def test_models_are_called_and_recorded_and_end_with_the_server(
     serve: Serve, place: Place, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def runners(place: Place) -> list[int]:
     return [pid for pid, command in place.processes().items() if " runner " in command]
 
 
+@pytest.mark.long
 def test_tasks_are_executed_as_they_are_submitted(
     start: Callable[..., tuple[str, int]], place: Place
 ) -> None:
@@ -70,6 +71,7 @@ def test_tasks_are_executed_as_they_are_submitted(
     os.kill(pid, signal.SIGTERM)
 
 
+@pytest.mark.long
 def test_a_step_ends_at_the_servers_limit_and_what_attempts_use_is_known(
     start: Callable[..., tuple[str, int]], place: Place
 ) -> None:
@@ -128,6 +130,7 @@ def test_kills_change_no_result(
     assert rewards(address, kill) == expected
 
 
+@pytest.mark.long
 def test_its_runners_know_the_models_of_its_configuration(
     start: Callable[..., tuple[str, int]], tmp_path: Path
 ) -> None:

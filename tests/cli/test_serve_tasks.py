@@ -58,6 +58,7 @@ def execute(address: str, slots: int) -> None:
     asyncio.run(once())
 
 
+@pytest.mark.long
 def test_what_was_submitted_survives_a_kill(serve: Serve, place: Place) -> None:
     store = f"sqlite:///{place.folder / 'tasks.db'}"
     served = serve(*HERE, "--store", store, "--runners", "0")

@@ -45,6 +45,7 @@ def listen(place: Place) -> tuple[str, ...]:
     return ("--listen", address, "--store", store)
 
 
+@pytest.mark.long
 @pytest.mark.requires("namespaces")
 @pytest.mark.timeout(240)
 def test_solutions_score_1_and_doing_nothing_0(serve: Serve, listen: tuple[str, ...]) -> None:

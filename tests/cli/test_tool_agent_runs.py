@@ -15,6 +15,7 @@ from megaflow.trajectory import ModelCall, Step, TrajectoryReader
 TESTS = str(Path(__file__).parent.parent)
 
 
+@pytest.mark.long
 @pytest.mark.requires("namespaces")
 @pytest.mark.timeout(240)
 def test_a_task_is_solved_and_every_call_recorded(

@@ -88,6 +88,7 @@ def test_an_environment_is_lent_what_its_template_says(here: Place) -> None:
     assert here.run(str(here.script("main.py", main))) == "box\n"
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 def test_a_task_with_a_dockerfile_is_all_that_it_takes(here: Place) -> None:
     from docker_rig import engine

@@ -121,6 +121,7 @@ def test_an_episode_leaves_nothing_to_the_next(env: TerminalEnv) -> None:
     assert observed(env, look) == fresh
 
 
+@pytest.mark.long
 def test_what_multiplies_is_ended_before_the_tests(host: SandboxHost, tmp_path: Path) -> None:
     sandbox = host.make("process", processes=100)
     try:

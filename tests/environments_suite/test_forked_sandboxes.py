@@ -35,6 +35,7 @@ def play(env: Any, *commands: str) -> list[Any]:
     return [env.step(command)[0] for command in commands]
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 def test_sessions_go_on_from_the_files_and_the_shell_of_one(server: Server) -> None:
     solution = (terminal_task(TASK["task"]) / "solution" / "solve.sh").read_text()
@@ -67,6 +68,7 @@ def test_sessions_go_on_from_the_files_and_the_shell_of_one(server: Server) -> N
     wait_for(lambda: not server.images(), 3 * GONE_WITHIN, server.images)
 
 
+@pytest.mark.long
 @pytest.mark.requires("namespaces")
 def test_processes_keep_no_files_and_say_so() -> None:
     with place() as here:

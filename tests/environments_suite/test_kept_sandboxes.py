@@ -126,6 +126,7 @@ def test_one_that_was_made_anew_leaves_both(server: Server, client: megaflow.Cli
     assert client.run_inside(session, "cat /tmp/mine").stdout == b"first\n"
 
 
+@pytest.mark.long
 def test_it_goes_when_its_time_is_over_and_nobody_looks(
     server: Server, client: megaflow.Client
 ) -> None:

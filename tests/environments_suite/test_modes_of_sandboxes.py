@@ -59,6 +59,7 @@ def pools(client: megaflow.Client) -> list[PoolInfo]:
     return [one for one in client.pools() if one.created]
 
 
+@pytest.mark.long
 def test_a_tasks_own_mode_wins(server: Server, client: megaflow.Client) -> None:
     for _ in range(3):
         session(client, "ephemeral")

@@ -89,6 +89,7 @@ def built(task: Path) -> Iterator[str]:
         client.close()
 
 
+@pytest.mark.long
 def test_a_task_with_an_image_and_users_of_its_own(
     container: Container, image: str, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_task_with_an_image_and_users_of_its_own(
     assert outcome(env, *cheats) == 0.0
 
 
+@pytest.mark.long
 def test_a_task_that_needs_no_image_in_one(container: Container) -> None:
     for user in (None, "1000"):
         env = terminal("megaflow:find-copies", container(user=user))
@@ -131,6 +133,7 @@ def test_a_sandbox_whose_user_may_make_nothing_says_so_before_the_agent_begins(
         env.reset()
 
 
+@pytest.mark.long
 def test_strict_is_enough_for_an_image_whose_user_is_root(tmp_path: Path) -> None:
     """Its folders are made from outside, and what it brings to where commands begin is its new user's."""
     files = {

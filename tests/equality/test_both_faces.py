@@ -221,6 +221,7 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "gate").touch()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [BlockingFace, AwaitedFace])
 def test_a_step_that_takes_too_long_is_told_by_its_name(kind: type[Face], gate: Path) -> None:
     options: dict[str, Any] = {"step_timeout": 0.2, "env_kwargs": {"gate": str(gate), "goal": 99}}
@@ -275,6 +276,7 @@ class SlowToMake(Walk):
         super().__init__()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [BlockingFace, AwaitedFace])
 def test_an_environment_that_is_not_made_in_time(kind: type[Face]) -> None:
     with kind(None) as face:

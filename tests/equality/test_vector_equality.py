@@ -26,11 +26,14 @@ LIMIT = 90 if version_sets.WHOLE else 25
 # What one process does by itself, another must do over the wire: these few stand for all of them there.
 INLINE = ("CartPole-v1", "zoo/Nested-v0", "zoo/Infos-v0")
 
+# What is slow in gymnasium itself: a random sample, and its comparison.
+SLOW = ("zoo/Dict-v0", "zoo/Graph-v0", "zoo/Sequence-v0")
+
 # Random actions end too few of their episodes within a thousand steps.
 ENDLESS = {*CLASSIC[1:], TAXI, "CliffWalking-v1"}
 
 
-@id_and_mode([*CLASSIC, *TOY_TEXT, *KIND_IDS, *VALUES], VARIANT_IDS)
+@id_and_mode([*CLASSIC, *TOY_TEXT, *KIND_IDS, *VALUES], VARIANT_IDS, long=SLOW)
 def test_equal_in_every_autoreset_mode(
     id: str, mode: AutoresetMode, server: str | None, remote_vec: MakeVec, local_vec: MakeVec
 ) -> None:

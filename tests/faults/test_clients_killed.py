@@ -6,6 +6,8 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 
+import pytest
+
 from fault_points import Points, at_points
 from fault_scene import GONE_WITHIN, LEASE, Client, scene, wait_for
 from fault_sessions import Options
@@ -29,6 +31,7 @@ EMBEDDED = [[replace(one, relayed=False) for one in sessions] for sessions in SE
 BYSTANDER = [Options("single", 900, daemon=True), Options("raise", 1000, asynchronous=True)]
 
 
+@pytest.mark.long
 @at_points("clients killed", share=2)
 def test_clients_killed(at: Points) -> None:
     tally, gone, chance = Tally("SIGKILL of a client"), Gone(), at.chance()
@@ -66,6 +69,7 @@ def test_clients_killed(at: Points) -> None:
     print(f"their daemons had gone within {gone.slowest:.2f} s")
 
 
+@pytest.mark.long
 @at_points("clients of embedded servers killed", share=2)
 def test_clients_of_embedded_servers_killed(at: Points) -> None:
     tally, chance = Tally("SIGKILL of a client with an embedded server"), at.chance()

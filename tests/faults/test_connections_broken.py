@@ -80,6 +80,7 @@ def road(lanes: int, environ: Mapping[str, str] = NOTHING) -> Iterator[list[Lane
         server.end()
 
 
+@pytest.mark.long
 @at_points("connections cut")
 def test_connections_cut(at: Points) -> None:
     tally, chance = Tally("connections cut"), at.chance()
@@ -99,6 +100,7 @@ def test_connections_cut(at: Points) -> None:
     tally.tell(points)
 
 
+@pytest.mark.long
 @at_points("connections stalled")
 def test_connections_stalled(at: Points) -> None:
     tally, chance = Tally("connections stalled"), at.chance()

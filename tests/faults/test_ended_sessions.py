@@ -73,6 +73,7 @@ def serve(
     return Served(here.start(*SERVE, *options, *more, variables=variables), 1)
 
 
+@pytest.mark.long
 def test_a_client_that_was_suspended_goes_on_with_new_sessions() -> None:
     with place() as here:
         served = serve(here)
@@ -110,6 +111,7 @@ def reset(envs: Any) -> None:
             time.sleep(0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("on_lost", ["raise", "truncate"])
 def test_a_vector_goes_on_when_its_server_was_started_again(on_lost: OnLost) -> None:
     with place() as here:
@@ -143,6 +145,7 @@ def received(envs: Any) -> Any:
             assert time.monotonic() < deadline
 
 
+@pytest.mark.long
 def test_calls_shorter_than_the_building_build_one_session_and_get_it() -> None:
     with place() as here:
         here.script("slow_to_build.py", SLOW_TO_BUILD)

@@ -54,6 +54,7 @@ def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hang", [ASLEEP, BUSY], ids=["asleep", "busy"])
 @pytest.mark.parametrize("parallel", ["none", "thread"])
 def test_what_hangs_goes_with_its_worker(parallel: Any, hang: int) -> None:

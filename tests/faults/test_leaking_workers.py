@@ -130,6 +130,7 @@ def test_one_that_comes_close_to_the_limit_is_replaced_when_it_is_empty(
     eventually(lambda: worker not in place.workers())
 
 
+@pytest.mark.long
 def test_one_that_passes_the_limit_is_ended(start: Start) -> None:
     server = start("--worker-memory-limit", "600Mi")
     env = server.make()

@@ -112,6 +112,7 @@ def others(envs: Any) -> list[Callable[[], Any]]:
     ]
 
 
+@pytest.mark.long
 def test_what_has_no_limit_waits_for_a_step_as_long_as_that_may_take(
     face: Face, gate: Path
 ) -> None:

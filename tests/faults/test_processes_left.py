@@ -60,6 +60,7 @@ def eventually(true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_daemon_does_not_outlive_the_sessions_of_its_worker(place: leftovers.Place) -> None:
     place.script("leaving.py", MODULE)
     process = place.start(

@@ -101,6 +101,7 @@ def test_they_end_with_a_process_that_is_truncated_or_dies(envs: Any, end: int) 
     none_of(lambda pid: Path(f"/proc/{pid}").exists(), gone)
 
 
+@pytest.mark.long
 def test_they_end_when_it_is_closed_and_its_worker_stays(envs: Any) -> None:
     pids = envs.reset(seed=0)[0].astype(int).ravel().tolist()
     workers = [parent(parent(pid)) for pid in pids[::8]]

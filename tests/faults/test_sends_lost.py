@@ -254,6 +254,7 @@ def test_one_process_that_dies_in_a_step(gate: Path, on_lost: Any, mode: Autores
         assert "lost" not in infos
 
 
+@pytest.mark.long
 def test_a_rerun_with_the_same_losses_is_the_same_run(gate: Path) -> None:
     def run() -> list[Any]:
         with made(gate, parallel="process", on_lost="truncate") as envs:

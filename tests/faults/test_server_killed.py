@@ -148,6 +148,7 @@ def test_a_standalone_server_is_killed(here: Place, listen: str) -> None:
     assert list(sockets.iterdir()) == []  # the folder itself is the user's
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victims", ["worker.main", "embedded import main"])
 def test_an_environment_that_has_a_server_of_its_own(here: Place, victims: str) -> None:
     here.script("nested.py", NESTED)

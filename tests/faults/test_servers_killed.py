@@ -6,6 +6,8 @@ import functools
 import time
 from collections.abc import Sequence
 
+import pytest
+
 from fault_points import Points, at_points
 from fault_proxy import FaultProxy
 from fault_scene import GRACE, LEASE, Client, scene, wait_for
@@ -27,6 +29,7 @@ RELAYED = [
 ]
 
 
+@pytest.mark.long
 @at_points("servers killed")
 def test_servers_killed(at: Points) -> None:
     tally, chance = Tally("SIGKILL of the server"), at.chance()

@@ -130,6 +130,7 @@ def stop(pid: int) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.long
 def test_a_stopped_worker(server: Server) -> None:
     env = server.make()
     pid = env.get_wrapper_attr("pid")()
@@ -145,6 +146,7 @@ def test_a_stopped_worker(server: Server) -> None:
     assert re.search(rf"worker-0 \(process {pid}\): no heartbeat for \d\.", server.end())
 
 
+@pytest.mark.long
 def test_a_worker_that_spins(server: Server) -> None:
     env = server.make()
     env.get_wrapper_attr("say")("last words")
@@ -157,6 +159,7 @@ def test_a_worker_that_spins(server: Server) -> None:
     env.close()
 
 
+@pytest.mark.long
 def test_a_worker_that_waits_with_the_lock_held(server: Server) -> None:
     env = server.make()
     said, seconds = lost(env.get_wrapper_attr("hold"), 60)

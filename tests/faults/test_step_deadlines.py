@@ -134,6 +134,7 @@ def test_raise_from_recv_leaves_it_outstanding(face: Face, gate: Path, parallel:
     assert seen | set(envs.recv()[4]["env_id"].tolist()) == {0, 1, 2, 3}
 
 
+@pytest.mark.long
 def test_who_has_to_wait_for_its_turn_is_not_late(gate: Path) -> None:
     with BlockingFace(None) as face:
         envs = make(face, gate, "raise")

@@ -7,6 +7,8 @@ import signal
 import time
 from dataclasses import replace
 
+import pytest
+
 from fault_points import Points, at_points
 from fault_scene import GONE_WITHIN, GRACE, scene
 from fault_sessions import Options
@@ -27,6 +29,7 @@ SESSIONS = [
 ]
 
 
+@pytest.mark.long
 @at_points("workers killed")
 def test_workers_killed(at: Points) -> None:
     tally, gone = Tally("SIGKILL of a worker"), Gone()

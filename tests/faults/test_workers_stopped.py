@@ -30,6 +30,7 @@ SESSIONS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("heartbeat_timeout", [None, 60.0], ids=["ended", "resumed"])
 @at_points("workers stopped", share=2)
 def test_workers_stopped(at: Points, heartbeat_timeout: float | None) -> None:

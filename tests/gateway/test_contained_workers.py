@@ -45,6 +45,7 @@ async def backend() -> AsyncIterator[DockerBackend]:
         yield backend
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 async def test_an_environment_in_a_container_is_the_one_that_runs_here(
     backend: DockerBackend, tmp_path: Path
@@ -72,6 +73,7 @@ async def test_an_environment_in_a_container_is_the_one_that_runs_here(
     assert [name for name in os.listdir(tmp_path) if name.startswith("worker-")] == []
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 async def test_large_observations_go_through_memory_that_a_client_lends_to_a_container(
     backend: DockerBackend, tmp_path: Path
@@ -106,6 +108,7 @@ def _maps_in_the_container_of(pid: int | None) -> list[str]:
     return lines
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 async def test_the_death_of_a_container_is_the_loss_of_its_sessions_and_another_takes_its_place(
     backend: DockerBackend, tmp_path: Path

@@ -21,6 +21,7 @@ from worker_rig import PATIENCE, single, vector
 HEARTBEAT_TIMEOUT = 0.4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pause", [time.sleep, lambda s: ctypes.PyDLL(None).usleep(int(s * 1e6))])
 async def test_a_gateway_that_stands_still_loses_nobody(
     bench: Bench, pause: Callable[[float], object]

@@ -39,6 +39,7 @@ def repeated(case: Callable[[random.Random], int], name: str, count: int) -> Non
             raise
 
 
+@pytest.mark.long
 def test_streams_of_strangers(victim: Victim) -> None:
     ids = [victim.shard.shard_id]
     repeated(lambda chance: live.strangers(victim.worker, chance, ids), "strangers", STREAMS)

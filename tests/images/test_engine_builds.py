@@ -54,6 +54,7 @@ def build(
     return run
 
 
+@pytest.mark.long
 def test_fifty_tasks_are_prepared_and_the_second_time_there_is_nothing_to_do(
     build: Build, tmp_path: Path, mark: str
 ) -> None:

@@ -81,6 +81,7 @@ def concurrencies(of: int) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_as_many_run_at_once_as_was_said_last(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     with use_local_server(concurrency=3) as server, megaflow.Client(server.address) as client:
@@ -99,6 +100,7 @@ def test_as_many_run_at_once_as_was_said_last(state: Path, monkeypatch: pytest.M
             eventually(lambda: concurrencies(pid()) == ["5"])
 
 
+@pytest.mark.long
 def test_it_ends_when_it_is_told_to(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(capsys, "stop").out == "No local server runs.\n"
     with use_local_server() as server, megaflow.Client(server.address) as client:
@@ -157,6 +159,7 @@ def environments(of: int, *wanted: str) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_keys_of_models_are_the_runners_alone_and_others_take_another_server(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +206,7 @@ def test_several_that_come_at_once_start_one(state: Path) -> None:
     assert sorted(started) == [False, False, False, True]
 
 
+@pytest.mark.long
 def test_whoever_uses_it_keeps_it(state: Path) -> None:
     with use_local_server(idle=0.5) as server:
         number = pid()
@@ -212,6 +216,7 @@ def test_whoever_uses_it_keeps_it(state: Path) -> None:
             assert client.jobs() == []
 
 
+@pytest.mark.long
 def test_killed_it_is_there_again_with_its_tasks(state: Path) -> None:
     with use_local_server() as server, megaflow.Client(server.address) as client:
         job = client.submit([TASK] * 3).id

@@ -73,6 +73,7 @@ def test_broken_tasks_are_told_and_the_rest_runs(site: Site, tasks: Path, comman
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_resume_does_only_what_is_missing_or_spoilt_by_infrastructure(
     site: Site, tasks: Path, command: Command
 ) -> None:
@@ -121,6 +122,7 @@ def test_what_never_began_is_resumed(site: Site, tasks: Path, command: Command) 
     }
 
 
+@pytest.mark.long
 def test_tasks_that_have_changed_are_not_resumed(site: Site, tasks: Path, command: Command) -> None:
     outcomes = {"a0": failed("infrastructure")}
     site.executed = lambda attempt: outcomes.get(name_of(attempt), rewarded(1.0))
@@ -226,6 +228,7 @@ def submitted(site: Site, tasks: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.long
 def test_ctrl_c_once_leaves_the_job_running_and_says_how_to_come_back(
     site: Site, submitted: subprocess.Popen[str], command: Command
 ) -> None:

@@ -34,6 +34,7 @@ def megaflow(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_the_shipped_tasks_score_1_with_their_solutions_and_0_with_nothing(state: Path) -> None:
     for agent, reward in (("oracle", 1.0), ("nop", 0.0)):
@@ -48,6 +49,7 @@ def test_the_shipped_tasks_score_1_with_their_solutions_and_0_with_nothing(state
     assert [job["name"] for job in json.loads(megaflow("ps", "--json").stdout)] == ["nop", "oracle"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_models_of_the_folder_answer_cost_what_they_cost_and_no_more_than_they_may(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

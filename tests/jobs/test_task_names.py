@@ -30,6 +30,7 @@ def test_a_task_by_its_jobs_name_and_its_own(site: Site, tasks: Path, command: C
     assert f"{job}/2 is succeeded" in command("cancel", "mon/c").out
 
 
+@pytest.mark.long
 def test_what_an_earlier_job_had(site: Site, tasks: Path, command: Command) -> None:
     def executed(attempt: pb.Attempt) -> pb.Outcome:
         failure = pb.TaskFailure(kind="infrastructure", phase="running", reason="it broke")

@@ -60,6 +60,7 @@ def sqlite() -> Store:
     return SqlStore(engine)
 
 
+@pytest.mark.long
 def test_over_a_database_everything_happens_as_over_the_model() -> None:
     for seed in range(8):
         made = run(seed, sqlite)
@@ -67,6 +68,7 @@ def test_over_a_database_everything_happens_as_over_the_model() -> None:
         assert made.digest == run(seed).digest
 
 
+@pytest.mark.long
 def test_runs_go_everywhere() -> None:
     reached: Counter[str] = Counter()
     for seed in range(150):

@@ -162,6 +162,7 @@ async def test_who_waits_is_told_when_the_time_is_over(scene: Scene) -> None:
     assert len(await scene.orchestrator.claim(Claim("r", 100, scene.claims), 30.0)) == 1
 
 
+@pytest.mark.long
 async def test_what_a_lost_runner_started_holds_nobody_back(scene: Scene) -> None:
     await scene.submit("slow", 20)
     assert len(await scene.claim()) == MOST

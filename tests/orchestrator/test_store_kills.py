@@ -122,6 +122,7 @@ def test_sigkill_at_every_failpoint_over_postgresql(
         engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.requires("postgres")
 def test_postgresql_may_be_killed_at_any_time(tmp_path: Path) -> None:
     journal, ended, kills = tmp_path / "journal", threading.Event(), 0

@@ -468,10 +468,12 @@ class ModelAlone(Stores):
         self.folder = tempfile.TemporaryDirectory()
 
 
+@pytest.mark.long
 def test_sqlite_answers_as_the_model() -> None:
     run_state_machine_as_test(Stores, settings=settings(max_examples=60, stateful_step_count=50))
 
 
+@pytest.mark.long
 @pytest.mark.requires("postgres")
 def test_postgresql_answers_as_the_model(postgres: PostgresServer) -> None:
     StoresOnPostgres.database = connect(postgres.url)

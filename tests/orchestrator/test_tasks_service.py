@@ -178,6 +178,7 @@ async def test_only_the_newest_fence_writes(scene: Scene) -> None:
     assert (result.valid, result.retries) == (True, 1)
 
 
+@pytest.mark.long
 async def test_who_was_in_a_worker_that_died_is_tried_alone_from_then_on(scene: Scene) -> None:
     """So that only the one that is to blame dies again, however many it shared the worker with."""
     job = await scene.client.submit([CARTPOLE] * 20)

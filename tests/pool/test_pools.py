@@ -180,6 +180,7 @@ async def test_what_a_reset_restores_is_used_again(here: Scene) -> None:
     assert (await here.settled()).reused == 1
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 async def test_a_file_of_the_image_that_is_written_back_is_what_it_was(tmp_path: Path) -> None:
     async with scene("docker", tmp_path) as here:
@@ -194,6 +195,7 @@ async def test_a_file_of_the_image_that_is_written_back_is_what_it_was(tmp_path:
         assert (await here.settled()).fault == "files differ: /etc/group"
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 async def test_what_an_engine_writes_itself_is_no_difference(tmp_path: Path) -> None:
     network = Reaches(setup="none", agent="public", verifier="none")
@@ -340,6 +342,7 @@ async def test_an_instance_belongs_to_its_pool_until_it_is_gone(here: Scene) -> 
     assert not here.pools.owns(leased.id)
 
 
+@pytest.mark.long
 @pytest.mark.requires("docker")
 async def test_what_was_kept_is_never_used_again(tmp_path: Path) -> None:
     async with scene("docker", tmp_path) as here:

@@ -48,6 +48,7 @@ async def test_what_other_users_left_is_ended_too(tmp_path: Path) -> None:
         await sandbox.destroy()
 
 
+@pytest.mark.long
 async def test_an_agent_that_ends_its_stream_alone_has_lost_nothing(tmp_path: Path) -> None:
     async with docker_backend() as backend:
         sandbox = await InstanceSandbox.start(backend, idle(tmp_path, profile="standard"))

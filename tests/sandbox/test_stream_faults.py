@@ -168,6 +168,7 @@ async def test_it_leaves_nothing_behind(any_inside: Inside) -> None:
     assert os.path.basename(folder) not in os.listdir("/dev/shm")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("victim", ["a loop", "the one that hands orders out", "all of them"])
 async def test_a_process_of_ours_that_is_killed_is_a_loss(inside: Inside, victim: str) -> None:

@@ -189,6 +189,7 @@ def test_attributes_are_set_where_the_environment_is() -> None:
     local.close()
 
 
+@pytest.mark.long
 def test_a_server_that_has_gone_is_told_with_the_way_out() -> None:
     with place() as here:
         served = Served(here.start(*SERVE, "--listen", f"unix:{here.folder}/g.sock"), 1)

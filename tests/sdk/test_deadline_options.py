@@ -86,6 +86,7 @@ def test_specs_carry_deadlines_through_gymnasiums_door(tmp_path: Path) -> None:
         made.close()
 
 
+@pytest.mark.long
 def test_closing_after_a_deadline_does_not_wait_for_ever(tmp_path: Path) -> None:
     options: dict[str, Any] = {"step_timeout": 0.1, "env_kwargs": {"gate": str(tmp_path / "gate")}}
     env = megaflow.make("zoo/Gated-v0", **options)

@@ -103,6 +103,7 @@ def test_sends_and_receives(number: int) -> None:
     envs.close()
 
 
+@pytest.mark.long
 def test_a_step_that_takes_long_ends_with_ctrl_c_at_once() -> None:
     env = megaflow.make(SleepingEnv, duration=5.0)
     env.reset()

@@ -16,6 +16,7 @@ from megaflow.transport.frames import FrameReader, header
 FRAMES = st.lists(st.one_of(st.binary(max_size=20), st.binary(min_size=900, max_size=3000)))
 
 
+@pytest.mark.long
 @given(FRAMES, st.data())
 def test_frames_come_out_as_they_went_in(sent: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(header(frame) + frame for frame in sent)

@@ -172,6 +172,7 @@ def test_a_client_that_does_not_read_has_few_replies_made(
             assert stream.receive().reply.sequence == number
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ends", [False, True])
 def test_replies_of_the_sessions_own_thread_hold_up_neither_a_newer_connection_nor_the_end(
     rig: Rig, ends: bool, monkeypatch: pytest.MonkeyPatch

@@ -178,3 +178,35 @@ def test_containers_of_a_run_are_told_and_destroyed(
     assert told.out == f"instance {name}: destroyed\nimage {image}: destroyed\n"
 
     assert run_command(capsys, "reap", "--run", run).out == f"run {run}: nothing is left of it\n"
+
+
+@pytest.mark.requires("docker")
+def test_a_run_is_not_gone_before_its_own_engine_and_scope_were_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from docker_rig import idle
+    from megaflow_server.backends.docker.backend import DockerBackend
+    from megaflow_server.backends.docker.options import DockerOptions
+
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run, name = os.urandom(8).hex(), f"left-{time.monotonic_ns()}"
+    scope = f"scope-{run}"
+
+    async def leave() -> str:
+        backend = DockerBackend(DockerOptions(scope=scope))
+        await backend.create(idle(tmp_path, name, labels={"run": run}))
+        await backend.close()
+        assert backend.place is not None
+        return backend.place
+
+    place = asyncio.run(leave())
+    RunFile(tmp_path, Run(run, 1, marks.RUN, "", (place,))).let_go()
+    told = run_command(capsys, "reap", "--run", run)
+    assert told.status == 1
+    assert f"is left: what it has at {place!r}, where nobody looked" in told.err
+    assert [one.id for one in runs.recorded(tmp_path)] == [run]
+    (tmp_path / "megaflow.toml").write_text(f'[docker]\nscope = "{scope}"\n')
+    told = run_command(capsys, "reap", "--run", run)
+    assert (told.status, told.out) == (0, f"instance {name}: destroyed\n")
+    assert runs.recorded(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,8 @@ from megaflow_server.cli.options import AsJson
 from megaflow_server.cli.report import print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from megaflow_server.pool.reaper import Found
     from megaflow_server.runs import Run
 
@@ -27,14 +30,26 @@ RunId = Annotated[
 BackendName = Annotated[
     str,
     typer.Option(
-        "--backend", metavar="NAME", help="Where to look; $DOCKER_HOST says which engine."
+        "--backend", metavar="NAME", help="Where to look; of docker, [docker] says which engine."
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Whose table [docker] is meant. Default: $MEGAFLOW_CONFIG, else ./megaflow.toml, if there is one",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")]
 
 
 def reap(
-    run: RunId, backend: BackendName = "docker", dry_run: DryRun = False, as_json: AsJson = False
+    run: RunId,
+    backend: BackendName = "docker",
+    config: ConfigFile = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Destroy what a server that is gone has left: containers, images that were snapshots, its folder.
 
@@ -48,8 +63,9 @@ def reap(
         known = runs.find(state, run)
         pid = f", process {known.pid}" if known else ""
         fail(f"run {run}: its server is there{pid}; end it first", USAGE)
-    found = asyncio.run(_reap(run, backend, dry_run=dry_run))
     record = runs.find(state, run)
+    places = record.places if record is not None else ()
+    found = asyncio.run(_reap(run, backend, config, places, dry_run=dry_run))
     if record is not None:
         found.folder = _local(record, dry_run=dry_run)
         if not dry_run and not found.kept:
@@ -59,20 +75,29 @@ def reap(
         raise typer.Exit(NO)
 
 
-async def _reap(run: str, name: str, *, dry_run: bool) -> Found:
+async def _reap(
+    run: str, name: str, config: Path | None, places: Collection[str], *, dry_run: bool
+) -> Found:
     from megaflow_server.backends import get_backend
+    from megaflow_server.config import load
+    from megaflow_server.config_file import find
     from megaflow_server.pool import reaper
 
-    backend = get_backend(name)
+    options = load(config or find(), {}).docker.options() if name == "docker" else None
+    backend = get_backend(name, options)
     try:
-        return await (reaper.find if dry_run else reaper.reap)(backend, run)
+        found = await (reaper.find if dry_run else reaper.reap)(backend, run)
     finally:
         await backend.close()
+    found.kept += [
+        f"what it has at {place!r}, where nobody looked: give --config the file that its server had, or DOCKER_HOST"
+        for place in places
+        if place != backend.place
+    ]
+    return found
 
 
 def _local(record: Run, *, dry_run: bool) -> str | None:
-    from pathlib import Path
-
     from megaflow_server.pool.reaper import remove_local
 
     there = Path(record.folder).exists()
@@ -93,7 +118,7 @@ def _tell(run: str, found: Found, *, dry_run: bool, as_json: bool) -> None:
             }
         )
         return
-    if found.is_empty:
+    if found.is_empty and not found.kept:
         typer.echo(f"run {run}: nothing is left of it")
     what = "is there" if dry_run else "destroyed"
     folder = [found.folder] if found.folder else []
@@ -101,4 +126,4 @@ def _tell(run: str, found: Found, *, dry_run: bool, as_json: bool) -> None:
         for name in names:
             typer.echo(f"{kind} {name}: {what}")
     for name in found.kept:
-        typer.echo(f"could not be destroyed: {name}", err=True)
+        typer.echo(f"is left: {name}", err=True)

@@ -85,6 +85,7 @@ async def _main(config: Config, announce: Announce, path: Path | None, janitor: 
             if config.server.token_file is not None:
                 signals.on_hangup(gateway.reload)
             models = await model_hosting.model_service(config, gateway.holders, stack)
+            gateway.models = models
             http = await _http(config, gateway, orchestrator, models, stack)
             own = f"unix:{folder / _RUNNERS_SOCKET}"
             addresses = [address for address in gateway.addresses if address != own]

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from megaflow.embedded import FOLDER_VARIABLE
 from megaflow.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -29,6 +30,7 @@ from megaflow_server.gateway.health import Health
 from megaflow_server.gateway.inside import Inside
 from megaflow_server.gateway.lending import Lending
 from megaflow_server.gateway.listeners import Listeners
+from megaflow_server.gateway.models import ModelsService
 from megaflow_server.gateway.pooling import Pooling, breakers
 from megaflow_server.gateway.relay import Relay
 from megaflow_server.gateway.runners import RunnersService
@@ -49,7 +51,12 @@ from megaflow_server.pool.reaper import FOLDER_PREFIX, Reaper
 from megaflow_server.removal import remove_tree
 from megaflow_server.runs import Run, state_folder
 
-_SERVICES = tuple(f"megaflow.v1.{name}" for name in ("Gateway", "Sessions", "Tasks", "Runners"))
+if TYPE_CHECKING:
+    from megaflow_server.models.service import ModelService
+
+_SERVICES = tuple(
+    f"megaflow.v1.{name}" for name in ("Gateway", "Sessions", "Tasks", "Models", "Runners")
+)
 # Between two looks at which tokens have expired; seconds.
 _EXPIRY_INTERVAL = 1.0
 # The longest name of a worker's socket in a gateway's folder.
@@ -61,6 +68,9 @@ class Gateway:
 
     Args:
         orchestrator: what keeps its tasks, running already; None: it takes none.
+
+    Attributes:
+        models: what answers its clients' calls of models; None: they are refused. Put here by whoever has it.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class Gateway:
         self._settings = settings
         self._backend = backend
         self._orchestrator = orchestrator
+        self.models: ModelService | None = None
         self.id = secrets.token_hex(8)
         self.sessions = Sessions(settings.sessions)
         self.supervisor: Supervisor
@@ -280,6 +291,8 @@ class Gateway:
             breakers=lambda: breakers(self.pools),
         )
         pb_grpc.add_TasksServicer_to_server(tasks, listeners.server)
+        models = ModelsService(lambda: self.models, caller=lambda: principal().name)
+        pb_grpc.add_ModelsServicer_to_server(models, listeners.server)
         pb_grpc.add_RunnersServicer_to_server(RunnersService(self._orchestrator), listeners.server)
         listeners.server.add_generic_rpc_handlers((self.health.handlers(),))
         relay = Relay(lambda shard_id, owner: self.sessions.shard(shard_id, owner).worker.address)

@@ -1,4 +1,4 @@
-"""What a model answers, on the wire: events of `megaflow.generation` to `ModelEvent`s and back, without a difference."""
+"""What a model answers, on the wire: events of `megaflow.generation` to `ModelEvent`s and back, without loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is asked, on the wire: a `megaflow.generation.Request` to a `GenerateRequest` and back, without a difference.
+"""What a model is asked, on the wire: a `megaflow.generation.Request` to a `GenerateRequest` and back, without loss.
 
 Writing refuses what is no request by the name of its field, so that a caller is told before anything is sent; reading
 checks what the types of the wire leave open.

@@ -1,4 +1,4 @@
-"""Models behind a server against the same in this process: answers, tokens, log-probs, versions and errors are equal."""
+"""Models behind a server against the same in this process: answers, tokens, log-probs and errors are equal."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ from megaflow.protocol.model_requests import read_request, write_request
 from megaflow_adapters.models.echo import EchoModel
 from megaflow_adapters.models.scripted import Answer, ScriptedModel
 from megaflow_server.backends.fake import FakeBackend
-from megaflow_server.gateway.auth import READ, SESSIONS
+from megaflow_server.gateway.auth import METHOD_SCOPES, READ, SESSIONS
 from megaflow_server.gateway.listeners import Access
+from megaflow_server.gateway.served import ENVIRONMENTS, MODELS, SERVICES, check_served
 from megaflow_server.gateway.server import Gateway
 from megaflow_server.gateway.settings import GatewaySettings
 from megaflow_server.gateway.token_file import TokenFile
@@ -251,11 +252,10 @@ async def test_an_answer_that_breaks_off_is_an_error_after_its_beginning(tmp_pat
         serving(tmp_path, m=Broken()) as site,
         AsyncClient(site.address) as client,
     ):
-        got: list[Event] = []
-        with pytest.raises(Unavailable, match="the upstream went away"):
-            async for event in client.model("m").stream(REQUEST):
-                got.append(event)
-        assert got == list(events(TOKENS))[:3]
+        async with aclosing(client.model("m").stream(REQUEST)) as stream:
+            assert [await anext(stream) for _ in range(3)] == list(events(TOKENS))[:3]
+            with pytest.raises(Unavailable, match="the upstream went away"):
+                await anext(stream)
         with pytest.raises(Unavailable, match="the upstream went away"):
             await client.model("m").generate(REQUEST)
 
@@ -291,7 +291,7 @@ async def test_a_wrong_field_is_named(tmp_path: Path, request_: Request, says: s
 async def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     async with serving(tmp_path, policy=EchoModel()) as site:
         async with AsyncClient(site.address) as client:
-            with pytest.raises(NotFound, match="'polcy' is no model .*; did you mean 'policy'"):
+            with pytest.raises(NotFound, match=r"'polcy' is no model .*; did you mean 'policy'"):
                 await client.model("polcy").generate("hi")
             site.gateway.models = None
             for call in (client.model("policy").generate("hi"), client.models()):
@@ -307,14 +307,24 @@ async def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 
 async def test_models_are_listed_with_what_is_known_of_them(tmp_path: Path) -> None:
     price = Price(1.0, 2.0, 0.5)
-    models = {"b": ScriptedModel(["x"], weight_version=7), "a": EchoModel()}
-    async with serving(tmp_path, price=price, **models) as site:
+
+    class Paused(EchoModel):
+        """As a trainer has it while it updates weights."""
+
+        paused = True
+        pause = update_weights = resume = EchoModel.close
+
+    here = serving(tmp_path, price=price, b=Paused(name="its"), a=EchoModel())
+    async with here as site:
         listed = await site.blocking(lambda client: client.models())
         assert [(one.name, one.kind, one.model) for one in listed] == [
             ("a", "test", "echo"),
-            ("b", "test", "scripted"),
+            ("b", "test", "its"),
         ]
-        assert all((one.price, one.state) == (price, "serving") for one in listed)
+        assert [(one.price, one.state, one.weight_version) for one in listed] == [
+            (price, "serving", None),
+            (price, "paused", 0),
+        ]
 
 
 @pytest.mark.parametrize("how", ["deadline", "cancelled", "closed early"])
@@ -367,13 +377,12 @@ async def test_a_thousand_calls_at_once_take_no_thread_each(tmp_path: Path) -> N
 
 
 async def test_a_tenants_rate_and_money_count(tmp_path: Path) -> None:
-    limits = {"rates": {"local": 10.0}, "daily": {"local": 1e-6}}
+    daily = {"local": 1e-6}
     async with (
-        serving(tmp_path, m=EchoModel(), price=Price(1.0, 1.0), **limits) as site,
+        serving(tmp_path, m=EchoModel(), price=Price(1.0, 1.0), daily=daily) as site,
         AsyncClient(site.address) as client,
     ):
         await client.model("m").generate("hi")
-        site.service._rates.clear()
         with pytest.raises(BudgetExhausted, match="tenant local") as spent:
             await client.model("m").generate("hi")
         assert spent.value.retry_after is not None
@@ -439,6 +448,19 @@ async def test_it_is_a_model_wherever_one_is_asked_for(tmp_path: Path) -> None:
             with service.call("ann", asked) as session:
                 whole = await Call(session, asked, "chat").completion()
     assert replace(whole, model=TOKENS.model) == TOKENS
+
+
+def test_who_asks_for_what_is_not_served_is_told_what_is() -> None:
+    for method in METHOD_SCOPES:
+        check_served(method, SERVICES)
+        models = "/megaflow.v1.Models/" in method
+        hello = method.endswith(("/Hello", "/RenewLeases"))
+        for served, allowed in ((ENVIRONMENTS, not models), (MODELS, models or hello)):
+            if allowed:
+                check_served(method, {served})
+                continue
+            with pytest.raises(FailedPrecondition, match=f"serves {served} alone, and no"):
+                check_served(method, {served})
 
 
 ids = st.integers(-(2**63), 2**63 - 1)

@@ -17,6 +17,7 @@ from megaflow.protocol.model_requests import read_request
 from megaflow_server.gateway.calls import Context, answer
 
 if TYPE_CHECKING:
+    from megaflow.calls import Price
     from megaflow_server.models.catalogue import ServedModel
     from megaflow_server.models.service import ModelService
 
@@ -102,12 +103,15 @@ def _listing(served: ServedModel) -> pb.ModelListing:
         name=served.name,
         kind=served.kind,
         model=model.name,
-        price=price
-        and pb.ModelPrice(
-            input_per_million=price.input_per_million,
-            output_per_million=price.output_per_million,
-            cached_input_per_million=price.cached_input_per_million,
-        ),
+        price=None if price is None else _price(price),
         state="paused" if trained is not None and trained.paused else "serving",
         weight_version=write_version(trained.weight_version if trained is not None else None),
+    )
+
+
+def _price(price: Price) -> pb.ModelPrice:
+    return pb.ModelPrice(
+        input_per_million=price.input_per_million,
+        output_per_million=price.output_per_million,
+        cached_input_per_million=price.cached_input_per_million,
     )

@@ -23,6 +23,7 @@ from megaflow_server import marks
 from megaflow_server.backends import Backend
 from megaflow_server.backends.opened import OpenedBackends
 from megaflow_server.gateway.auth import RUN, Principal, principal
+from megaflow_server.gateway.calls import Context
 from megaflow_server.gateway.data_host import DataHost
 from megaflow_server.gateway.drain import drain
 from megaflow_server.gateway.forwarding import Forwarding
@@ -34,6 +35,7 @@ from megaflow_server.gateway.models import ModelsService
 from megaflow_server.gateway.pooling import Pooling, breakers
 from megaflow_server.gateway.relay import Relay
 from megaflow_server.gateway.runners import RunnersService
+from megaflow_server.gateway.served import check_served
 from megaflow_server.gateway.service import GatewayService
 from megaflow_server.gateway.sessions import Sessions
 from megaflow_server.gateway.settings import GatewaySettings
@@ -281,7 +283,12 @@ class Gateway:
             caller=lambda: principal().name,
             runs=lambda: RUN in principal().scopes,
         )
-        listeners = Listeners(settings.access, service.check)
+
+        async def check(method: str, caller: Principal, context: Context) -> None:
+            check_served(method, settings.served)
+            await service.check(method, caller, context)
+
+        listeners = Listeners(settings.access, check)
         pb_grpc.add_GatewayServicer_to_server(service, listeners.server)
         tasks = TasksService(
             self._orchestrator,

@@ -30,6 +30,7 @@ from megaflow.protocol import failures
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow.protocol.model_events import read_event, read_version
 from megaflow.protocol.model_requests import write_request
+from megaflow.transport.chunks import CHUNK_BYTES
 from megaflow.transport.io import run
 
 __all__ = ["Asked", "AsyncRemoteModel", "ModelInfo", "RemoteModel"]
@@ -96,6 +97,10 @@ class _Remote:
 
     def _call(self, connection: Connection, request: Request, *, whole: bool) -> Any:
         written = write_request(request, whole=whole)
+        if (size := written.ByteSize()) > CHUNK_BYTES:
+            raise InvalidArgument(
+                f"messages: the request is {size} bytes, and the wire takes {CHUNK_BYTES}: send less, or images by URL"
+            )
         return connection.generate(written, self._timeout)
 
     def _request(self, asked: Asked, sampling: Sampling | None, tools: Sequence[Tool]) -> Request:

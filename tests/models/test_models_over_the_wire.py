@@ -435,6 +435,37 @@ async def test_the_servers_end_and_the_clients_are_typed(tmp_path: Path) -> None
             await asyncio.wait_for(call, 20)
 
 
+async def test_a_server_that_is_to_end_waits_for_calls_and_takes_no_more(tmp_path: Path) -> None:
+    slow = ScriptedModel(lambda request: "done", delay=0.5)
+    stuck = EchoModel(delay=3600)
+    async with (
+        serving(tmp_path, slow=slow, stuck=stuck) as site,
+        AsyncClient(site.address) as client,
+    ):
+        calls = [asyncio.create_task(client.model(m).generate("hi")) for m in ("slow", "stuck")]
+        await until(lambda: site.under_way == 2)
+        draining = asyncio.create_task(site.gateway.drain(grace=2.0, hurry=asyncio.Event()))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable, match="takes nothing new"):
+            await client.model("slow").generate("hi")
+        assert (await calls[0]).text == "done"
+        with pytest.raises(Unavailable, match="waited for calls no longer"):
+            await calls[1]
+        await draining
+
+
+async def test_a_request_over_the_wires_limit_is_told_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megaflow.remote_model.CHUNK_BYTES", 1000)
+    async with (
+        serving(tmp_path, m=EchoModel()) as site,
+        AsyncClient(site.address) as client,
+    ):
+        with pytest.raises(InvalidArgument, match=r"the request is 10\d\d bytes, and the wire"):
+            await client.model("m").generate("x" * 1000)
+
+
 async def test_it_is_a_model_wherever_one_is_asked_for(tmp_path: Path) -> None:
     async with (
         serving(tmp_path, m=ScriptedModel([TOKENS], repeat=True)) as site,

@@ -182,10 +182,13 @@ class Gateway:
         await self._backends.close()
 
     async def drain(self, *, grace: float, hurry: asyncio.Event) -> None:
-        """Takes no more sessions and hands out no more tasks, and gives the sessions so many seconds; see `drain`."""
+        """Takes no more sessions, calls and tasks, and gives those that there are so many seconds; see `drain`."""
         if self._orchestrator is not None:
             self._orchestrator.leave()
-        await drain(self.sessions, self.health, grace=grace, hurry=hurry)
+        draining = [drain(self.sessions, self.health, grace=grace, hurry=hurry)]
+        if self.models is not None:
+            draining.append(self.models.drain(grace=grace, hurry=hurry))
+        await asyncio.gather(*draining)
 
     def principal(self, token: str) -> Principal:
         """Whose token this is. Raises Unauthenticated."""

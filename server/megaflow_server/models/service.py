@@ -24,6 +24,8 @@ __all__ = ["ModelService", "OpenedSession"]
 _DAY = 86_400.0
 # Seconds between two looks for sessions that have expired, or whose owner may have none any more.
 _SWEEP = 1.0
+# Between two looks at what is under way when the server is to end; seconds.
+_LOOK = 0.1
 # Calls without a session that are under way at once; one more is told to come back.
 _MOST_CALLS = 10_000
 
@@ -91,12 +93,28 @@ class ModelService:
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeping
         self.sessions.end_all(Unavailable("this server has ended"))
-        for session in tuple(self._calling):
-            session.end(Unavailable("this server has ended"))
+        self._end_calls(Unavailable("this server has ended"))
         if self._recorder is not None:
             await self._recorder.close()
         for each in self._served.values():
             await each.model.close()
+
+    async def drain(self, *, grace: float, hurry: asyncio.Event) -> None:
+        """Takes nothing new; returns when calls without a session have ended, after `grace` seconds or in a hurry."""
+        self._leaving = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self._calling and not hurry.is_set():  # noqa: ASYNC110  # they end in many ways
+                    await asyncio.sleep(_LOOK)
+        if self._calling:
+            self._end_calls(
+                Unavailable("this server was told to end, and waited for calls no longer")
+            )
+            await asyncio.sleep(_LOOK)  # in which their callers hear of it
+
+    def _end_calls(self, why: MegaflowError) -> None:
+        for session in tuple(self._calling):
+            session.end(why)
 
     async def open(self, owner: str, request: SessionRequest) -> OpenedSession:
         """Open a session of a principal's.

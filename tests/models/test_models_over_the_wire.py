@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,7 @@ from megaflow.generation import (
     events,
 )
 from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.protocol import megaflow_pb2_grpc as pb_grpc
 from megaflow.protocol.model_events import read_event, write_event
 from megaflow.protocol.model_requests import read_request, write_request
 from megaflow_adapters.models.echo import EchoModel
@@ -327,9 +329,9 @@ async def test_models_are_listed_with_what_is_known_of_them(tmp_path: Path) -> N
         ]
 
 
-@pytest.mark.parametrize("how", ["deadline", "cancelled", "closed early"])
+@pytest.mark.parametrize("how", ["deadline", "cancelled", "closed early", "closed early, blocking"])
 async def test_a_call_that_nobody_waits_for_is_given_up(tmp_path: Path, how: str) -> None:
-    gone = asyncio.Event()
+    gone = threading.Event()
 
     class Endless(Model):
         name = "endless"
@@ -354,24 +356,55 @@ async def test_a_call_that_nobody_waits_for_is_given_up(tmp_path: Path, how: str
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        else:
+        elif how == "closed early":
             async with aclosing(client.model("m").stream("hi")) as stream:
                 await anext(stream)
-        await asyncio.wait_for(gone.wait(), 20)
+        else:
+            assert await site.blocking(lambda other: closed_early(other) and gone.wait(20))
+        await until(gone.is_set)
         await until(lambda: site.under_way == 0)
 
 
-async def test_a_thousand_calls_at_once_take_no_thread_each(tmp_path: Path) -> None:
+def closed_early(client: Client) -> bool:
+    stream: Any = client.model("m").stream("hi")
+    next(stream)
+    stream.close()
+    return True
+
+
+async def test_a_whole_answer_is_one_message_and_a_stream_many(tmp_path: Path) -> None:
+    asked = Request("m", (SAID,))
     async with (
-        serving(tmp_path, m=EchoModel(delay=0.5)) as site,
+        serving(tmp_path, m=ScriptedModel([TOKENS], repeat=True)) as site,
+        grpc.aio.insecure_channel(site.address) as channel,
+    ):
+        stub: Any = pb_grpc.ModelsStub(channel)
+        for whole, count in ((True, 1), (False, len(list(events(TOKENS))))):
+            call = stub.Generate(write_request(asked, whole=whole), timeout=20)
+            assert len([message async for message in call]) == count
+
+
+async def test_a_thousand_calls_at_once_take_no_thread_each(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    class Gated(EchoModel):
+        async def stream(self, request: Request) -> AsyncIterator[Event]:  # type: ignore[override]
+            if request.messages != (SAID,):
+                await gate.wait()
+            async for event in super().stream(request):
+                yield event
+
+    async with (
+        serving(tmp_path, m=Gated()) as site,
         AsyncClient(site.address) as client,
     ):
         model = client.model("m")
-        await model.generate("first")
+        await model.generate("hi")
         before = threading.active_count()
         calls = [asyncio.create_task(model.generate(str(n))) for n in range(1000)]
-        await until(lambda: site.under_way > 900)
+        await until(lambda: site.under_way == 1000, 60)
         assert threading.active_count() <= before + 2
+        gate.set()
         answers = await asyncio.gather(*calls)
         assert [answer.text for answer in answers] == [str(n) for n in range(1000)]
 

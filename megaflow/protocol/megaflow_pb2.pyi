@@ -1481,9 +1481,17 @@ class ModelToolResult(_message.Message):
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     IS_ERROR_FIELD_NUMBER: _ClassVar[int]
     call_id: str
-    content: _containers.RepeatedCompositeFieldContainer[ModelPart]
+    content: _containers.RepeatedCompositeFieldContainer[ModelShown]
     is_error: bool
-    def __init__(self, call_id: _Optional[str] = ..., content: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ..., is_error: bool = ...) -> None: ...
+    def __init__(self, call_id: _Optional[str] = ..., content: _Optional[_Iterable[_Union[ModelShown, _Mapping]]] = ..., is_error: bool = ...) -> None: ...
+
+class ModelShown(_message.Message):
+    __slots__ = ("text", "image")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    image: ModelImage
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[_Union[ModelImage, _Mapping]] = ...) -> None: ...
 
 class ModelTool(_message.Message):
     __slots__ = ("name", "description", "parameters", "strict")

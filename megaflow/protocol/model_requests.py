@@ -131,7 +131,7 @@ def _part(part: Part, path: str) -> pb.ModelPart:
             call = _made(pb.ModelToolCall, path, id=id, name=name, arguments=arguments)
             inside = {"tool_call": call}
         case ToolResult(call_id, content, is_error):
-            parts = _each(content, f"{path}content", _part)
+            parts = _each(content, f"{path}content", _shown)
             result = _made(
                 pb.ModelToolResult, path, call_id=call_id, content=parts, is_error=is_error
             )
@@ -139,6 +139,15 @@ def _part(part: Part, path: str) -> pb.ModelPart:
         case _:
             raise InvalidArgument(f"{path[:-1]}: {type(part).__name__} is no part of a message")
     return _made(pb.ModelPart, path, **inside)
+
+
+def _shown(part: Text | Image, path: str) -> pb.ModelShown:
+    if isinstance(part, Text):
+        return _made(pb.ModelShown, path, text=part.text)
+    if isinstance(part, Image):
+        image = _made(pb.ModelImage, path, url=part.url, detail=part.detail)
+        return pb.ModelShown(image=image)
+    raise InvalidArgument(f"{path[:-1]}: {type(part).__name__} is neither a Text nor an Image")
 
 
 def _tool(tool: Tool, path: str) -> pb.ModelTool:
@@ -222,18 +231,21 @@ def _read_part(part: pb.ModelPart, path: str) -> Part:
             result = part.tool_result
             content = _read_each(result.content, f"{path}.content", _read_shown)
             return ToolResult(result.call_id, content, result.is_error)
-        case _:
-            return _read_shown(part, path)
+        case kind:
+            return _text_or_image(part, kind, path)
 
 
-def _read_shown(part: pb.ModelPart, path: str) -> Text | Image:
-    match part.WhichOneof("part"):
+def _read_shown(part: pb.ModelShown, path: str) -> Text | Image:
+    return _text_or_image(part, part.WhichOneof("shown"), path)
+
+
+def _text_or_image(part: pb.ModelPart | pb.ModelShown, kind: str | None, path: str) -> Text | Image:
+    match kind:
         case "text":
             return Text(part.text)
         case "image":
             return Image(part.image.url, _given(part.image, "detail"))
-        case other:
-            raise InvalidArgument(f"{path}: {other or 'nothing'} stands where a part is to be")
+    raise InvalidArgument(f"{path}: is empty; give a part")
 
 
 def _read_tool(tool: pb.ModelTool, path: str) -> Tool:

@@ -226,6 +226,12 @@ async def test_a_model_is_asked_what_it_is_asked_here(tmp_path: Path) -> None:
         seen.append(request)
         return "noted"
 
+    # So large that what they would take in memory is counted before they are read.
+    shown = ToolResult("1", (Text("x" * 2**15), Image("u")))
+    large = [
+        replace(EVERYTHING, messages=(*EVERYTHING.messages, Message("tool", (shown,)))),
+        Request("m", prompt=tuple(range(300_000))),
+    ]
     tool = Tool("f")
     prompt, sampling = Request("m", prompt=(1, 2**40), sampling=Sampling(1)), Sampling(seed=1)
     async with (
@@ -234,6 +240,8 @@ async def test_a_model_is_asked_what_it_is_asked_here(tmp_path: Path) -> None:
     ):
         model = client.model("m")
         await model.generate(EVERYTHING)
+        for request in large:
+            await model.generate(request)
         await model.generate(replace(prompt, model="whatever"))
         await model.generate("hi", sampling=sampling, tools=[tool])
         await model.generate([SAID, SAID])
@@ -241,6 +249,7 @@ async def test_a_model_is_asked_what_it_is_asked_here(tmp_path: Path) -> None:
         await site.blocking(lambda other: other.model("m").generate("hi", tools=[tool]))
     assert seen == [
         EVERYTHING,
+        *large,
         prompt,
         Request("m", (SAID,), tools=(tool,), sampling=sampling),
         Request("m", (SAID, SAID)),

@@ -43,6 +43,7 @@ if _TYPE_CHECKING:
     from megaflow.making import make, make_vec
     from megaflow.model import Model
     from megaflow.plugins import register_agent, register_model
+    from megaflow.remote_model import AsyncRemoteModel, ModelInfo, RemoteModel
     from megaflow.sandbox import ExecResult, Sandbox, Shell
     from megaflow.task import (
         ActiveTask,
@@ -68,6 +69,7 @@ __all__ = [
     "AsyncClient",
     "AsyncJob",
     "AsyncRemoteEnv",
+    "AsyncRemoteModel",
     "AsyncRemoteVectorEnv",
     "Client",
     "DeadlineExceeded",
@@ -82,9 +84,11 @@ __all__ = [
     "Limits",
     "MegaflowError",
     "Model",
+    "ModelInfo",
     "NotFound",
     "PermissionDenied",
     "RemoteEnv",
+    "RemoteModel",
     "RemoteVectorEnv",
     "ResourceExhausted",
     "Resources",
@@ -120,6 +124,7 @@ _HOMES = {
     "megaflow.making": ("make", "make_vec"),
     "megaflow.model": ("Model",),
     "megaflow.plugins": ("register_agent", "register_model"),
+    "megaflow.remote_model": ("AsyncRemoteModel", "ModelInfo", "RemoteModel"),
     "megaflow.sandbox": ("ExecResult", "Sandbox", "Shell"),
     "megaflow.task": (
         "ActiveTask",

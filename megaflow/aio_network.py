@@ -51,8 +51,8 @@ class AioCaller:
             metadata=shown(self._metadata, request),
         )
 
-    def stream(self, method: str, requests: Any) -> Any:
-        return self._stubs[method](requests, metadata=self._metadata)
+    def stream(self, method: str, requests: Any, *, timeout: float | None = None) -> Any:
+        return self._stubs[method](requests, metadata=self._metadata, timeout=timeout)
 
     async def explain(self) -> str | None:
         return await asyncio.to_thread(handshake.explain, self._target)

@@ -28,6 +28,7 @@ from megaflow.job_calls import JobCalls, Places, Tasks, cancel_task, explain_tas
 from megaflow.keeping import KEEP_FOR, Keep
 from megaflow.pools import PoolInfo, preparing, preparing_env
 from megaflow.protocol import megaflow_pb2 as pb
+from megaflow.remote_model import AsyncRemoteModel, ModelInfo
 from megaflow.rollouts import AsyncRollouts, RolloutOptions, rollout_calls
 from megaflow.sandbox import OUTPUT_LIMIT, ExecResult
 from megaflow.specs import EnvironmentLike, WrapperLike
@@ -82,6 +83,14 @@ class AsyncClient:
     async def register_envs(self, namespace: str = "remote") -> list[str]:
         """Registers every environment of this server with gymnasium; see `megaflow.Client.register_envs`."""
         return register_catalogue(await self.envs(), namespace, (await self._open()).address)
+
+    async def models(self) -> list[ModelInfo]:
+        """The server's models, by name; see `megaflow.Client.models`."""
+        return ModelInfo.all_of(await (await self._open()).models())
+
+    def model(self, name: str, *, timeout: float | None = None) -> AsyncRemoteModel:
+        """One of the server's models, as a `megaflow.Model`; see `megaflow.Client.model`."""
+        return AsyncRemoteModel(name, self._open, timeout)
 
     async def pools(self) -> list[PoolInfo]:
         """The server's pools of sandboxes, by template and image."""

@@ -22,6 +22,7 @@ from megaflow.job_calls import JobCalls, Places, cancel_task, explain_task, jobs
 from megaflow.making import make, make_vec
 from megaflow.network import BlockingNetwork
 from megaflow.pools import PoolInfo, preparing, preparing_env
+from megaflow.remote_model import ModelInfo, RemoteModel
 from megaflow.rollouts import RolloutOptions, Rollouts, rollout_calls
 from megaflow.sandbox import OUTPUT_LIMIT, ExecResult
 from megaflow.specs import EnvironmentLike, WrapperLike
@@ -71,6 +72,19 @@ class Client:
     def envs(self) -> list[EnvironmentInfo]:
         """The environments that the server has registered, by id."""
         return [EnvironmentInfo.of(info) for info in run(self._open.environments())]
+
+    def models(self) -> list[ModelInfo]:
+        """The server's models, by name. FailedPrecondition where it has none."""
+        return ModelInfo.all_of(run(self._open.models()))
+
+    def model(self, name: str, *, timeout: float | None = None) -> RemoteModel:
+        """One of the server's models; whether it is there, its first call says.
+
+        Args:
+            name: of the server's configuration, as `models` tells it.
+            timeout: seconds that a call of it may take; None: as long as the server lets it.
+        """
+        return RemoteModel(name, self._opened, timeout)
 
     def pools(self) -> list[PoolInfo]:
         """The server's pools of sandboxes, by template and image."""

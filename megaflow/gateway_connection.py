@@ -133,6 +133,12 @@ class GatewayConnection:
     async def pools(self) -> pb.ListPoolsResponse:
         return await self._control.pools()
 
+    async def models(self) -> pb.ListModelsResponse:
+        return await self._control.models()
+
+    def generate(self, request: pb.GenerateRequest, timeout: float | None) -> Any:
+        return self._control.generate(request, timeout)
+
     async def prepare_pool(self, request: pb.PreparePoolRequest) -> pb.PoolStatus:
         return await self._control.prepare_pool(request)
 

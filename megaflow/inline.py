@@ -58,6 +58,12 @@ class InlineConnection:
             "`megaflow serve --store URL`"
         )
 
+    async def models(self) -> pb.ListModelsResponse:
+        raise _no_models()
+
+    def generate(self, request: pb.GenerateRequest, timeout: float | None) -> Any:
+        raise _no_models()
+
     async def pools(self) -> pb.ListPoolsResponse:
         raise _no_pools()
 
@@ -189,6 +195,12 @@ def _no_snapshots() -> FailedPrecondition:
 def _no_sandboxes() -> FailedPrecondition:
     return FailedPrecondition(
         'server="inline" has no sandboxes to look into; use a server, or leave server= out'
+    )
+
+
+def _no_models() -> FailedPrecondition:
+    return FailedPrecondition(
+        'server="inline" has no models; name a server that `megaflow serve` was started for'
     )
 
 

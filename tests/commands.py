@@ -18,7 +18,7 @@ PATIENCE = 60.0
 # As the installed script runs: without the current folder on sys.path, where `-m` alone would put it.
 SERVE = ("-P", "-m", "megaflow_server", "serve")
 
-_SERVING = re.compile(r"Serving environments at (\S+) ")
+_SERVING = re.compile(r"Serving \w+ at (\S+?)\.? ")
 
 
 class Served:

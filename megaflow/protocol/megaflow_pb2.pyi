@@ -1339,6 +1339,296 @@ class DrainRunnerResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ModelListing]
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelListing, _Mapping]]] = ...) -> None: ...
+
+class ModelListing(_message.Message):
+    __slots__ = ("name", "kind", "model", "price", "state", "weight_version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    model: str
+    price: ModelPrice
+    state: str
+    weight_version: WeightVersion
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., model: _Optional[str] = ..., price: _Optional[_Union[ModelPrice, _Mapping]] = ..., state: _Optional[str] = ..., weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ...) -> None: ...
+
+class ModelPrice(_message.Message):
+    __slots__ = ("input_per_million", "output_per_million", "cached_input_per_million")
+    INPUT_PER_MILLION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_PER_MILLION_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_PER_MILLION_FIELD_NUMBER: _ClassVar[int]
+    input_per_million: float
+    output_per_million: float
+    cached_input_per_million: float
+    def __init__(self, input_per_million: _Optional[float] = ..., output_per_million: _Optional[float] = ..., cached_input_per_million: _Optional[float] = ...) -> None: ...
+
+class WeightVersion(_message.Message):
+    __slots__ = ("count", "name")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    name: str
+    def __init__(self, count: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+
+class TokenIds(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("model", "messages", "text", "ids", "tools", "tool_choice", "parallel_tool_calls", "sampling", "response_format", "reasoning_effort", "stream", "include_usage", "return_token_ids", "extra", "rollout", "whole")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CHOICE_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    REASONING_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_USAGE_FIELD_NUMBER: _ClassVar[int]
+    RETURN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    messages: _containers.RepeatedCompositeFieldContainer[ModelMessage]
+    text: str
+    ids: TokenIds
+    tools: _containers.RepeatedCompositeFieldContainer[ModelTool]
+    tool_choice: ModelToolChoice
+    parallel_tool_calls: bool
+    sampling: ModelSampling
+    response_format: str
+    reasoning_effort: str
+    stream: bool
+    include_usage: bool
+    return_token_ids: bool
+    extra: str
+    rollout: str
+    whole: bool
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ModelMessage, _Mapping]]] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[TokenIds, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[ModelTool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ModelToolChoice, _Mapping]] = ..., parallel_tool_calls: bool = ..., sampling: _Optional[_Union[ModelSampling, _Mapping]] = ..., response_format: _Optional[str] = ..., reasoning_effort: _Optional[str] = ..., stream: bool = ..., include_usage: bool = ..., return_token_ids: bool = ..., extra: _Optional[str] = ..., rollout: _Optional[str] = ..., whole: bool = ...) -> None: ...
+
+class ModelMessage(_message.Message):
+    __slots__ = ("role", "parts", "name")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    parts: _containers.RepeatedCompositeFieldContainer[ModelPart]
+    name: str
+    def __init__(self, role: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ModelPart(_message.Message):
+    __slots__ = ("text", "image", "reasoning", "tool_call", "tool_result")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    REASONING_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALL_FIELD_NUMBER: _ClassVar[int]
+    TOOL_RESULT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    image: ModelImage
+    reasoning: ModelReasoning
+    tool_call: ModelToolCall
+    tool_result: ModelToolResult
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[_Union[ModelImage, _Mapping]] = ..., reasoning: _Optional[_Union[ModelReasoning, _Mapping]] = ..., tool_call: _Optional[_Union[ModelToolCall, _Mapping]] = ..., tool_result: _Optional[_Union[ModelToolResult, _Mapping]] = ...) -> None: ...
+
+class ModelImage(_message.Message):
+    __slots__ = ("url", "detail")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    detail: str
+    def __init__(self, url: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class ModelReasoning(_message.Message):
+    __slots__ = ("text", "signature")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    signature: str
+    def __init__(self, text: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
+
+class ModelToolCall(_message.Message):
+    __slots__ = ("id", "name", "arguments")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    arguments: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., arguments: _Optional[str] = ...) -> None: ...
+
+class ModelToolResult(_message.Message):
+    __slots__ = ("call_id", "content", "is_error")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    IS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    content: _containers.RepeatedCompositeFieldContainer[ModelShown]
+    is_error: bool
+    def __init__(self, call_id: _Optional[str] = ..., content: _Optional[_Iterable[_Union[ModelShown, _Mapping]]] = ..., is_error: bool = ...) -> None: ...
+
+class ModelShown(_message.Message):
+    __slots__ = ("text", "image")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    image: ModelImage
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[_Union[ModelImage, _Mapping]] = ...) -> None: ...
+
+class ModelTool(_message.Message):
+    __slots__ = ("name", "description", "parameters", "strict")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    description: str
+    parameters: str
+    strict: bool
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., parameters: _Optional[str] = ..., strict: bool = ...) -> None: ...
+
+class ModelToolChoice(_message.Message):
+    __slots__ = ("mode", "name")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    mode: str
+    name: str
+    def __init__(self, mode: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ModelSampling(_message.Message):
+    __slots__ = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "stop", "seed", "logprobs")
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    stop: _containers.RepeatedScalarFieldContainer[str]
+    seed: int
+    logprobs: bool
+    def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., stop: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., logprobs: bool = ...) -> None: ...
+
+class GenerateResponse(_message.Message):
+    __slots__ = ("model", "events")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    events: _containers.RepeatedCompositeFieldContainer[ModelEvent]
+    def __init__(self, model: _Optional[str] = ..., events: _Optional[_Iterable[_Union[ModelEvent, _Mapping]]] = ...) -> None: ...
+
+class ModelEvent(_message.Message):
+    __slots__ = ("text", "reasoning", "call_start", "call_delta", "tokens", "finish")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    REASONING_FIELD_NUMBER: _ClassVar[int]
+    CALL_START_FIELD_NUMBER: _ClassVar[int]
+    CALL_DELTA_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    reasoning: ModelReasoning
+    call_start: ModelCallStart
+    call_delta: ModelCallDelta
+    tokens: ModelTokens
+    finish: ModelFinish
+    def __init__(self, text: _Optional[str] = ..., reasoning: _Optional[_Union[ModelReasoning, _Mapping]] = ..., call_start: _Optional[_Union[ModelCallStart, _Mapping]] = ..., call_delta: _Optional[_Union[ModelCallDelta, _Mapping]] = ..., tokens: _Optional[_Union[ModelTokens, _Mapping]] = ..., finish: _Optional[_Union[ModelFinish, _Mapping]] = ...) -> None: ...
+
+class ModelCallStart(_message.Message):
+    __slots__ = ("index", "id", "name")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    id: str
+    name: str
+    def __init__(self, index: _Optional[int] = ..., id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ModelCallDelta(_message.Message):
+    __slots__ = ("index", "arguments")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    arguments: str
+    def __init__(self, index: _Optional[int] = ..., arguments: _Optional[str] = ...) -> None: ...
+
+class ModelTokens(_message.Message):
+    __slots__ = ("ids", "logprobs", "version", "texts", "prompt_ids")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    logprobs: LogProbs
+    version: WeightVersion
+    texts: TokenTexts
+    prompt_ids: TokenIds
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Union[LogProbs, _Mapping]] = ..., version: _Optional[_Union[WeightVersion, _Mapping]] = ..., texts: _Optional[_Union[TokenTexts, _Mapping]] = ..., prompt_ids: _Optional[_Union[TokenIds, _Mapping]] = ...) -> None: ...
+
+class LogProbs(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class TokenTexts(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ModelFinish(_message.Message):
+    __slots__ = ("reason", "usage", "stop_sequence")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    STOP_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    usage: ModelUsage
+    stop_sequence: str
+    def __init__(self, reason: _Optional[str] = ..., usage: _Optional[_Union[ModelUsage, _Mapping]] = ..., stop_sequence: _Optional[str] = ...) -> None: ...
+
+class ModelUsage(_message.Message):
+    __slots__ = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASONING_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ...) -> None: ...
+
 class Error(_message.Message):
     __slots__ = ("kind", "message", "exception_type", "exception_args", "traceback", "log_tail", "retry_after", "notes")
     KIND_FIELD_NUMBER: _ClassVar[int]

@@ -1780,6 +1780,125 @@ class Tasks(object):
             _registered_method=True)
 
 
+class ModelsStub(object):
+    """Models: which of them a server has, and calls of these.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListModels = channel.unary_unary(
+                '/megaflow.v1.Models/ListModels',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/megaflow.v1.Models/Generate',
+                request_serializer=megaflow_dot_protocol_dot_megaflow__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+
+
+class ModelsServicer(object):
+    """Models: which of them a server has, and calls of these.
+    """
+
+    def ListModels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Generate(self, request, context):
+        """Asks a model. The answer's events, its end last; a caller that goes away has given the call up, upstream too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ModelsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.ListModelsRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=megaflow_dot_protocol_dot_megaflow__pb2.GenerateRequest.FromString,
+                    response_serializer=megaflow_dot_protocol_dot_megaflow__pb2.GenerateResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'megaflow.v1.Models', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('megaflow.v1.Models', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Models(object):
+    """Models: which of them a server has, and calls of these.
+    """
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/megaflow.v1.Models/ListModels',
+            megaflow_dot_protocol_dot_megaflow__pb2.ListModelsRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/megaflow.v1.Models/Generate',
+            megaflow_dot_protocol_dot_megaflow__pb2.GenerateRequest.SerializeToString,
+            megaflow_dot_protocol_dot_megaflow__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class RunnersStub(object):
     """What executes attempts asks of the orchestrator. Every call may be repeated.
     """

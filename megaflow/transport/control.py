@@ -98,6 +98,17 @@ class Control:
         )
         return answer
 
+    async def models(self) -> pb.ListModelsResponse:
+        """The models that the server has."""
+        answer: pb.ListModelsResponse = await self._call(
+            "ListModels", pb.ListModelsRequest(), CALL_TIMEOUT
+        )
+        return answer
+
+    def generate(self, request: pb.GenerateRequest, timeout: float | None) -> Any:
+        """Asks one of them: the call, whose answers come as they are there, and whose errors are for `failed`."""
+        return self._caller.stream("Generate", request, timeout=timeout)
+
     async def keep_snapshot(self, request: pb.KeepSnapshotRequest) -> str:
         """Keeps the files of a session's sandboxes, with its environment's state; gives the snapshot's id."""
         size = len(request.state) + len(request.observation)

@@ -82,8 +82,12 @@ class Caller(Protocol):
         """The answer. Raises grpc.RpcError."""
         ...
 
-    def stream(self, method: str, requests: Any) -> Any:
-        """A call of a method with streams: an iterator of what comes, asynchronous where its requests are."""
+    def stream(self, method: str, requests: Any, *, timeout: float | None = None) -> Any:
+        """A call of a method with streams: an iterator of what comes, asynchronous where its requests are.
+
+        Args:
+            timeout: seconds for all of it; None: no limit.
+        """
         ...
 
     async def explain(self) -> str | None:
@@ -111,7 +115,7 @@ def shown(metadata: tuple[tuple[str, str], ...], request: Message) -> tuple[tupl
 
 def stubs(channel: Any) -> dict[str, Any]:
     """What calls each method of the control plane, over a blocking or an asyncio channel; no two share a name."""
-    services = (pb_grpc.GatewayStub, pb_grpc.TasksStub, pb_grpc.RunnersStub)
+    services = (pb_grpc.GatewayStub, pb_grpc.TasksStub, pb_grpc.ModelsStub, pb_grpc.RunnersStub)
     return {name: call for each in services for name, call in vars(each(channel)).items()}
 
 
@@ -140,8 +144,8 @@ class BlockingCaller:
                 metadata=shown(self._metadata, request),
             )
 
-    def stream(self, method: str, requests: Any) -> Any:
-        return self._stubs[method](requests, metadata=self._metadata)
+    def stream(self, method: str, requests: Any, *, timeout: float | None = None) -> Any:
+        return self._stubs[method](requests, metadata=self._metadata, timeout=timeout)
 
     async def explain(self) -> str | None:
         with interrupts.interruptible():

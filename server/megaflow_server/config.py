@@ -24,9 +24,11 @@ from pydantic import (
 
 from megaflow.errors import InvalidArgument
 from megaflow_server.backend_tables import DockerTable
+from megaflow_server.config_services import Service, models_alone
 from megaflow_server.config_values import Memory
 from megaflow_server.cpus import usable_cpus
 from megaflow_server.faults import expected
+from megaflow_server.gateway.served import ENVIRONMENTS, SERVICES
 from megaflow_server.models.tables import ModelTable
 from megaflow_server.template_tables import SandboxesTable, TemplateTable
 from megaflow_server.templates import Template
@@ -68,6 +70,10 @@ class ServerConfig(BaseModel):
     # Addresses, host:port or unix:/path. Default: loopback, where neither tokens nor TLS have to be set up: the
     # server leaves a token of its own for the programs of its user.
     listen: list[str] = Field(["127.0.0.1:7447"], min_length=1)
+    # What it is for: environments (and tasks, with a store), models, or both. Default: both, models where the
+    # configuration has some; with a store and without `http` they are its tasks' alone. A server for models alone takes
+    # no notice of what is said here of workers, sandboxes and tasks.
+    serve: list[Service] | None = Field(None, min_length=1)
     # Whose tokens callers over TCP show; `megaflow tokens` writes it. Default: none, so loopback for the
     # programs of the server's own user alone.
     token_file: Path | None = Field(None, strict=False)
@@ -138,6 +144,11 @@ class ServerConfig(BaseModel):
     # do so runs code of their choice among what is installed.
     allow_import: bool = False
 
+    @property
+    def served(self) -> frozenset[str]:
+        """Environments, models, or both."""
+        return frozenset(SERVICES if self.serve is None else self.serve)
+
 
 class Config(BaseModel):
     """The whole file."""
@@ -190,6 +201,8 @@ def load(path: Path | None, options: Mapping[str, Any]) -> Config:
         server = ServerConfig.model_validate({**tables.get("server", {}), **given})
     except ValidationError as error:  # the file's own faults were told above
         raise InvalidArgument("\n".join(map(_option_fault, error.errors()))) from None
+    if ENVIRONMENTS not in server.served:
+        server = models_alone(server, given)
     return config.model_copy(update={"server": _consistent(server)})
 
 

@@ -23,6 +23,7 @@ from megaflow_server.backends.fake import FakeBackend
 from megaflow_server.config import Config, ServerConfig
 from megaflow_server.gateway.limits import Quota
 from megaflow_server.gateway.listeners import Access
+from megaflow_server.gateway.served import ENVIRONMENTS
 from megaflow_server.gateway.server import Gateway, private_folder
 from megaflow_server.gateway.session_settings import SessionSettings
 from megaflow_server.gateway.settings import GatewaySettings
@@ -85,6 +86,7 @@ async def _main(config: Config, announce: Announce, path: Path | None, janitor: 
             if config.server.token_file is not None:
                 signals.on_hangup(gateway.reload)
             models = await model_hosting.model_service(config, gateway.holders, stack)
+            gateway.models = models
             http = await _http(config, gateway, orchestrator, models, stack)
             own = f"unix:{folder / _RUNNERS_SOCKET}"
             addresses = [address for address in gateway.addresses if address != own]
@@ -304,25 +306,27 @@ def _sessions(config: Config) -> SessionSettings:
 
 def _settings(config: Config, folder: Path, backends: _Backends) -> GatewaySettings:
     server = config.server
+    hosting = ENVIRONMENTS in server.served
     return GatewaySettings(
         folder=folder,
         listen=[*server.listen, *([f"unix:{folder / _RUNNERS_SOCKET}"] if server.store else [])],
         access=_access(server),
         data_host=server.data_host,
-        workers=server.workers,
-        max_workers=server.max_workers or 4 * server.workers,
+        workers=server.workers if hosting else 0,
+        max_workers=(server.max_workers or 4 * server.workers) if hosting else 0,
         max_sessions_per_worker=server.max_sessions_per_worker,
         worker_memory_limit=server.worker_memory_limit,
         heartbeat_timeout=server.heartbeat_timeout or server.lease,
         log_bytes=server.log_bytes,
         sessions=_sessions(config),
-        templates=config.made_templates(),
+        templates=config.made_templates() if hosting else {},
         most=config.sandboxes.most(PROFILES),
         open_backend=backends,
         open_builds=partial(get_builds, config.docker.options()) if config.docker.build else None,
         worker_image=server.worker_image,
         withheld=model_hosting.withheld(config),
-        warm_workers=server.workers,
+        warm_workers=server.workers if hosting else 0,
+        served=server.served,
         modules=server.modules,
         code_policy=(pb.CODE_POLICY_IMPORT if server.allow_import else pb.CODE_POLICY_REGISTERED),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from commands import Refused, Serve
+from commands import Command, Refused, Serve
 from leftovers import Place
+from megaflow import Client, FailedPrecondition, Task
 from megaflow.trajectory import ModelCall, TrajectoryReader
 from megaflow.transport.credentials import resolve
 
@@ -93,7 +95,18 @@ def test_a_providers_key_is_in_no_worker(
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
-        (ECHO.format(0), (), "models are called over HTTP: say where, with --http host:port"),
+        (
+            ECHO.format(0),
+            ("--trajectories", "runs"),
+            "sessions of models are recorded there, which are opened over HTTP",
+        ),
+        (
+            "",
+            ("--serve", "environments,models"),
+            "the configuration names none: add a table [models.NAME]",
+        ),
+        (ECHO.format(0), ("--serve", "agents"), "--serve 'agents': there is no service of agents"),
+        (ECHO.format(0), ("--serve", "model"), "--serve 'model': give environments or models"),
         (
             "",
             ("--trajectories", "runs"),
@@ -111,6 +124,62 @@ def test_what_cannot_be_served_is_told(
     refused: Refused, tmp_path: Path, text: str, options: tuple[str, ...], says: str
 ) -> None:
     assert says in refused(*HERE, *options, "--config", written(tmp_path, text))
+
+
+def test_models_alone_are_served_without_workers(
+    serve: Serve, place: Place, tmp_path: Path, command: Command
+) -> None:
+    # A file may be that of a server with environments, too.
+    others = '[server]\nstore = "sqlite:///none.db"\ntrajectories = "runs"\nbackend = "fake"\n'
+    config = written(tmp_path, others + ECHO.format(0))
+    served = serve("--listen", "127.0.0.1:0", "--serve", "models", "--config", config)
+    (address,) = served.addresses
+    with Client(address) as client:
+        assert client.model("echo").generate("hi").text == "hi"
+        refused = "this server serves models alone, and no environments: .* --serve environments"
+        for ask in (
+            lambda: client.make("CartPole-v1"),
+            client.envs,
+            lambda: client.submit([Task("CartPole-v1", "random")]),
+        ):
+            with pytest.raises(FailedPrecondition, match=refused):
+                ask()
+    listed = command("models", "list", "--server", address)
+    assert (listed.status, "serving" in listed.out) == (0, True)
+    (row,) = json.loads(command("models", "list", "--server", address, "--json").out)
+    assert (row["name"], row["kind"], row["state"]) == ("echo", "echo", "serving")
+    tried = json.loads(command("models", "test", "echo", "--server", address, "--json").out)
+    assert (tried["answer"], tried["logprobs"], tried["error"]) == ("Say OK.", True, None)
+    unknown = command("models", "test", "ech", "--server", address)
+    assert (unknown.status, "has no model 'ech'; known are echo" in unknown.err) == (2, True)
+    both = command("models", "list", "--server", address, "--config", config)
+    assert (both.status, "leave one out" in both.err) == (2, True)
+    assert not place.workers()
+    assert served.end() == 0
+
+
+def test_models_are_called_beside_environments_and_say_what_fails(
+    serve: Serve, place: Place, tmp_path: Path, command: Command
+) -> None:
+    broken = '[models.m]\nkind = "openai"\nbase_urls = ["http://127.0.0.1:1/v1"]\nmodel = "m"\n'
+    config = written(tmp_path, ECHO.format(0) + broken + "attempts = 1\n")
+    served = serve(*HERE, "--config", config)
+    (address,) = served.addresses
+    with Client(address) as client:
+        assert client.model("echo").generate("hi").text == "hi"
+        client.make("CartPole-v1").close()
+    failed = command("models", "test", "m", "--server", address)
+    assert (failed.status, "Unavailable: " in failed.out) == (1, True)
+
+
+def test_what_is_about_environments_is_not_taken_by_models_alone(
+    refused: Refused, tmp_path: Path
+) -> None:
+    config = written(tmp_path, ECHO.format(0))
+    options = ("--listen", "127.0.0.1:0", "--serve", "models", "--config", config)
+    for more in (("--store", "sqlite:///x"), ("--workers", "2"), ("--import", "m")):
+        assert f"{more[0]} " in (told := refused(*options, *more))
+        assert "leave it out, or give --serve environments,models" in told
 
 
 def test_models_of_its_runners_are_made_before_it_serves(refused: Refused, tmp_path: Path) -> None:

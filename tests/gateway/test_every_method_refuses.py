@@ -35,7 +35,7 @@ Metadata = tuple[tuple[str, str], ...]
 PACKAGE = pb.DESCRIPTOR.package
 # Which services a server of each kind has; a new service is to be put into one, or both.
 SERVED = {
-    "gateway": ("Gateway", "Sessions", "Tasks", "Runners"),
+    "gateway": ("Gateway", "Sessions", "Tasks", "Models", "Runners"),
     "worker": ("Worker", "Sessions"),
 }
 
@@ -274,7 +274,7 @@ async def test_the_gateway_refuses_another_principals_session(scene: Scene, meth
         assert pb.ListJobsResponse.FromString(answer) == pb.ListJobsResponse()
     else:
         # These name none: whoever may execute tasks executes everybody's.
-        assert method.service == "Runners" or method.name in NAME_NONE
+        assert method.service in ("Runners", "Models") or method.name in NAME_NONE
     # The owner has it still, and nothing was done to it.
     owner = scene.token("owner")
     status, answer = await scene.call(Method("Gateway", "DescribeShard"), owner)

@@ -81,3 +81,11 @@ def test_what_is_counted_is_what_protobuf_reads() -> None:
         messages = {one.number for one in kind.fields if one.message_type is not None}
         assert set(plan.messages) == messages
         assert not messages & (plan.strings | plan.packed)
+
+
+def test_every_request_can_be_counted() -> None:
+    # A message that holds its own kind could not.
+    for service in pb.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            with pytest.raises(InvalidArgument, match="not a "):
+                envelopes.check(method.input_type, b"\x07" * (envelopes.FREE_BYTES + 1), what="it")

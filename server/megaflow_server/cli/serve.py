@@ -1,4 +1,4 @@
-"""`megaflow serve`: a server for environments, in the foreground."""
+"""`megaflow serve`: a server for environments and models, in the foreground."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ Listen = Annotated[
         metavar="ADDR",
         help="host:port or unix:/path; several are fine. Port 0 chooses a free one. "
         "Default: 127.0.0.1:7447",
+    ),
+]
+Served = Annotated[
+    str | None,
+    typer.Option(
+        "--serve",
+        metavar="SERVICES",
+        help="environments, models, or environments,models. With models alone there are no workers, and no tasks. "
+        "Default: both, models where the configuration has some",
     ),
 ]
 TokenFile = Annotated[
@@ -157,6 +166,7 @@ ConfigFile = Annotated[
 
 def serve(
     listen: Listen = None,
+    served: Served = None,
     token_file: TokenFile = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -179,9 +189,10 @@ def serve(
     allow_import: AllowImport = False,
     config: ConfigFile = None,
 ) -> None:
-    """Serve environments until Ctrl-C or SIGTERM."""
+    """Serve environments and models until Ctrl-C or SIGTERM."""
     options = {
         "listen": listen,
+        "serve": None if served is None else [each.strip() for each in served.split(",")],
         "token_file": token_file,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
@@ -224,11 +235,11 @@ def _serve(config: Path | None, options: Mapping[str, object]) -> None:
         def announce(addresses: Sequence[str], http: str, backends: Sequence[str]) -> None:
             server = settings.server
             size = f"{server.workers} worker{'s' if server.workers > 1 else ''}"
+            what, how = "environments", f" ({size}, backend {server.backend})"
+            if what not in server.served:
+                what, how = "models", ""
             for address in addresses:
-                typer.echo(
-                    f"Serving environments at {address} ({size}, backend {server.backend}). "
-                    "Ctrl-C ends it."
-                )
+                typer.echo(f"Serving {what} at {address}{how}. Ctrl-C ends it.")
             if server.store is not None:
                 typer.echo(f"Tasks are kept in {standalone.shown(server.store)}.")
             if http:

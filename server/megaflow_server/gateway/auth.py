@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from megaflow.errors import Unauthenticated
 
 # What a token may open.
-SESSIONS = "sessions"  # open, step and close sessions; the catalogue
+SESSIONS = "sessions"  # open, step and close sessions; call models; the catalogue
 READ = "read"  # the catalogue, and results
 SUBMIT = "submit"  # tasks
 RUN = "run"  # the execution of everybody's tasks
@@ -55,6 +55,8 @@ METHOD_SCOPES: Mapping[str, frozenset[str]] = {
     "/megaflow.v1.Tasks/CancelJob": frozenset({SUBMIT}),
     "/megaflow.v1.Tasks/CancelTask": frozenset({SUBMIT}),
     "/megaflow.v1.Tasks/ExplainTask": frozenset({SUBMIT, READ}),
+    "/megaflow.v1.Models/ListModels": frozenset({SESSIONS, READ}),
+    "/megaflow.v1.Models/Generate": frozenset({SESSIONS}),
     "/megaflow.v1.Runners/RegisterRunner": frozenset({RUN}),
     "/megaflow.v1.Runners/RenewRunner": frozenset({RUN}),
     "/megaflow.v1.Runners/ClaimAttempts": frozenset({RUN}),

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from megaflow.embedded import FOLDER_VARIABLE
 from megaflow.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -22,6 +23,7 @@ from megaflow_server import marks
 from megaflow_server.backends import Backend
 from megaflow_server.backends.opened import OpenedBackends
 from megaflow_server.gateway.auth import RUN, Principal, principal
+from megaflow_server.gateway.calls import Context
 from megaflow_server.gateway.data_host import DataHost
 from megaflow_server.gateway.drain import drain
 from megaflow_server.gateway.forwarding import Forwarding
@@ -29,9 +31,11 @@ from megaflow_server.gateway.health import Health
 from megaflow_server.gateway.inside import Inside
 from megaflow_server.gateway.lending import Lending
 from megaflow_server.gateway.listeners import Listeners
+from megaflow_server.gateway.models import ModelsService
 from megaflow_server.gateway.pooling import Pooling, breakers
 from megaflow_server.gateway.relay import Relay
 from megaflow_server.gateway.runners import RunnersService
+from megaflow_server.gateway.served import check_served
 from megaflow_server.gateway.service import GatewayService
 from megaflow_server.gateway.sessions import Sessions
 from megaflow_server.gateway.settings import GatewaySettings
@@ -49,7 +53,12 @@ from megaflow_server.pool.reaper import FOLDER_PREFIX, Reaper
 from megaflow_server.removal import remove_tree
 from megaflow_server.runs import Run, state_folder
 
-_SERVICES = tuple(f"megaflow.v1.{name}" for name in ("Gateway", "Sessions", "Tasks", "Runners"))
+if TYPE_CHECKING:
+    from megaflow_server.models.service import ModelService
+
+_SERVICES = tuple(
+    f"megaflow.v1.{name}" for name in ("Gateway", "Sessions", "Tasks", "Models", "Runners")
+)
 # Between two looks at which tokens have expired; seconds.
 _EXPIRY_INTERVAL = 1.0
 # The longest name of a worker's socket in a gateway's folder.
@@ -61,6 +70,9 @@ class Gateway:
 
     Args:
         orchestrator: what keeps its tasks, running already; None: it takes none.
+
+    Attributes:
+        models: what answers its clients' calls of models; None: they are refused. Put here by whoever has it.
     """
 
     def __init__(
@@ -72,6 +84,7 @@ class Gateway:
         self._settings = settings
         self._backend = backend
         self._orchestrator = orchestrator
+        self.models: ModelService | None = None
         self.id = secrets.token_hex(8)
         self.sessions = Sessions(settings.sessions)
         self.supervisor: Supervisor
@@ -169,10 +182,13 @@ class Gateway:
         await self._backends.close()
 
     async def drain(self, *, grace: float, hurry: asyncio.Event) -> None:
-        """Takes no more sessions and hands out no more tasks, and gives the sessions so many seconds; see `drain`."""
+        """Takes no more sessions, calls and tasks, and gives those that there are so many seconds; see `drain`."""
         if self._orchestrator is not None:
             self._orchestrator.leave()
-        await drain(self.sessions, self.health, grace=grace, hurry=hurry)
+        draining = [drain(self.sessions, self.health, grace=grace, hurry=hurry)]
+        if self.models is not None:
+            draining.append(self.models.drain(grace=grace, hurry=hurry))
+        await asyncio.gather(*draining)
 
     def principal(self, token: str) -> Principal:
         """Whose token this is. Raises Unauthenticated."""
@@ -270,7 +286,12 @@ class Gateway:
             caller=lambda: principal().name,
             runs=lambda: RUN in principal().scopes,
         )
-        listeners = Listeners(settings.access, service.check)
+
+        async def check(method: str, caller: Principal, context: Context) -> None:
+            check_served(method, settings.served)
+            await service.check(method, caller, context)
+
+        listeners = Listeners(settings.access, check)
         pb_grpc.add_GatewayServicer_to_server(service, listeners.server)
         tasks = TasksService(
             self._orchestrator,
@@ -280,6 +301,8 @@ class Gateway:
             breakers=lambda: breakers(self.pools),
         )
         pb_grpc.add_TasksServicer_to_server(tasks, listeners.server)
+        models = ModelsService(lambda: self.models, caller=lambda: principal().name)
+        pb_grpc.add_ModelsServicer_to_server(models, listeners.server)
         pb_grpc.add_RunnersServicer_to_server(RunnersService(self._orchestrator), listeners.server)
         listeners.server.add_generic_rpc_handlers((self.health.handlers(),))
         relay = Relay(lambda shard_id, owner: self.sessions.shard(shard_id, owner).worker.address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from megaflow.embedded import import_paths
 from megaflow.protocol import megaflow_pb2 as pb
 from megaflow_server.backends import Backend, get_backend
 from megaflow_server.gateway.listeners import Access
+from megaflow_server.gateway.served import SERVICES
 from megaflow_server.gateway.session_settings import SessionSettings
 from megaflow_server.images.demand import Engine
 from megaflow_server.requested import PROFILES, Most
@@ -46,6 +47,7 @@ class GatewaySettings:
         open_builds: opens what builds the images of tasks when they are asked for; None: they are to be there.
         state: the folder with the runs of this host's servers; None: the user's.
         withheld: variables of the server's environment that its workers do not get: keys of providers.
+        served: environments, models or both; whoever asks for the other is refused.
         stop_grace: what environments get to close when the server ends, before their worker is killed; seconds.
     """
 
@@ -71,6 +73,7 @@ class GatewaySettings:
     open_builds: Callable[[], Engine] | None = None
     state: Path | None = None
     withheld: frozenset[str] = frozenset()
+    served: Collection[str] = SERVICES
     stop_grace: float = 3.0
     import_paths: Sequence[str] = field(default_factory=import_paths)
     directory: Path = field(default_factory=Path.cwd)

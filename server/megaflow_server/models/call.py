@@ -44,7 +44,7 @@ class Call:
         self._request = dataclasses.replace(
             request,
             sampling=_under(request.sampling, session.sampling),
-            rollout=session.rollout_id,
+            rollout=session.rollout_id or None,
         )
         self._dialect = dialect
         self._whole = Assembler(self._model.name)

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import difflib
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
 from megaflow.calls import Allowance, Budget, CallRecord, Rate
 from megaflow.errors import MegaflowError, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+from megaflow.generation import Request
 from megaflow_server.models.catalogue import ServedModel
 from megaflow_server.models.recording import Recorder
 from megaflow_server.models.requests import SessionRequest
@@ -22,6 +24,10 @@ __all__ = ["ModelService", "OpenedSession"]
 _DAY = 86_400.0
 # Seconds between two looks for sessions that have expired, or whose owner may have none any more.
 _SWEEP = 1.0
+# Between two looks at what is under way when the server is to end; seconds.
+_LOOK = 0.1
+# Calls without a session that are under way at once; one more is told to come back.
+_MOST_CALLS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class ModelService:
         self._served = dict(served)
         self._most = most
         self._opening = 0
+        self._calling: set[ModelSession] = set()
         self._holders = holders
         self._recorder = recorder
         self._leaving = False
@@ -86,10 +93,28 @@ class ModelService:
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeping
         self.sessions.end_all(Unavailable("this server has ended"))
+        self._end_calls(Unavailable("this server has ended"))
         if self._recorder is not None:
             await self._recorder.close()
         for each in self._served.values():
             await each.model.close()
+
+    async def drain(self, *, grace: float, hurry: asyncio.Event) -> None:
+        """Takes nothing new; returns when calls without a session have ended, after `grace` seconds or in a hurry."""
+        self._leaving = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self._calling and not hurry.is_set():  # noqa: ASYNC110  # they end in many ways
+                    await asyncio.sleep(_LOOK)
+        if self._calling:
+            self._end_calls(
+                Unavailable("this server was told to end, and waited for calls no longer")
+            )
+            await asyncio.sleep(_LOOK)  # in which their callers hear of it
+
+    def _end_calls(self, why: MegaflowError) -> None:
+        for session in tuple(self._calling):
+            session.end(why)
 
     async def open(self, owner: str, request: SessionRequest) -> OpenedSession:
         """Open a session of a principal's.
@@ -146,6 +171,40 @@ class ModelService:
             rate=self._rates.get(owner),
         )
 
+    @contextmanager
+    def call(self, owner: str, request: Request) -> Iterator[ModelSession]:
+        """A session for one call of a principal's, with its rate and its money; nothing records it.
+
+        Raises:
+            NotFound: there is no model of that name.
+            ResourceExhausted: too many calls are under way.
+            Unavailable: the server ends.
+        """
+        if self._leaving:
+            raise Unavailable("this server takes nothing new: it ends")
+        if len(self._calling) >= _MOST_CALLS:
+            raise ResourceExhausted("too many calls are under way", retry_after=1.0)
+        served = self.model(request.model)
+        session = ModelSession(
+            rollout_id=request.rollout or "",
+            owner=owner,
+            models={served.name: served.model},
+            sink=_nowhere,
+            default_role=None,
+            prices={} if served.price is None else {served.name: served.price},
+            budgets=[self._tenants[owner]] if owner in self._tenants else [],
+            rate=self._rates.get(owner),
+        )
+        self._calling.add(session)
+        try:
+            yield session
+        finally:
+            self._calling.discard(session)
+
+    def served(self) -> list[ServedModel]:
+        """The models, as the configuration has them."""
+        return list(self._served.values())
+
     def find(self, owner: str, token: str) -> ModelSession:
         """A principal's own session; Unauthenticated for any other."""
         session = self.sessions.find(token)
@@ -166,7 +225,12 @@ class ModelService:
             await asyncio.sleep(_SWEEP)
             self.sessions.sweep()
             if self._holders is not None:
-                self.sessions.keep_only(self._holders())
+                self._keep_only(self._holders())
+
+    def _keep_only(self, owners: Container[str]) -> None:
+        self.sessions.keep_only(owners)
+        for session in [each for each in self._calling if each.owner not in owners]:
+            session.end(Unauthenticated("who made this call has no token any more"))
 
 
 async def _nowhere(record: CallRecord) -> None:

@@ -34,7 +34,8 @@ class ModelSession:
     """The models that one attempt of a rollout may call.
 
     Attributes:
-        rollout_id, attempt, group_id: stand in each record. An attempt with a higher number supersedes.
+        rollout_id, attempt, group_id: stand in each record. An attempt with a higher number supersedes. A call of
+            no rollout has "".
         owner: whose it is; rollouts of two owners have nothing to do with each other, whatever their ids.
         models: by role; `policy` is the one that is trained on.
         sink: where the records go.

@@ -22,7 +22,7 @@ class Trial:
         token_ids, logprobs: whether training has what it needs of each token.
         weight_version: of the last token.
         cost: USD.
-        error: why there is no answer.
+        error: why there is no answer, with the error's class.
     """
 
     name: str
@@ -60,7 +60,8 @@ async def tried(served: ServedModel, prompt: str, max_tokens: int) -> Trial:
                 first = time.monotonic() - began if first is None else first
                 whole.add(event)
     except MegaflowError as error:
-        return Trial(served.name, served.kind, served.model.name, error=error.message)
+        said = f"{type(error).__name__}: {error.message}"
+        return Trial(served.name, served.kind, served.model.name, error=said)
     seconds, answer = time.monotonic() - began, whole.completion()
     usage, versions = answer.usage, answer.weight_versions
     cost = None if served.price is None else served.price.cost(usage)

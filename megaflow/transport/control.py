@@ -65,7 +65,7 @@ class Control:
         again = (
             "It was the embedded server of this process: making the environment anew starts another"
             if embedded
-            else f"Start it again with `megaflow serve --listen {address}`, and make the environment anew"
+            else f"Start it again with `megaflow serve --listen {address}`; its environments have to be made anew"
         )
         return cls(caller, address, hello, again)
 
